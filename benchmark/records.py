@@ -1,0 +1,169 @@
+"""The versioned schema of what is published: columns, vocabularies, and checked reading and writing.
+
+Files of one scenario (all UTF-8; numbers at full precision; an empty field means "not computed"):
+``cells.csv`` ``victims.csv`` ``ranking.csv`` ``training.csv`` ``checkpoints.csv``
+``catalog.json`` ``provenance.json`` ``gallery/``.
+A change of meaning or a removed column raises :data:`SCHEMA`; a column added before the measured ones does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+
+STATUSES = ("ok", "failed", "timeout", "oom", "unsupported")
+KNOWLEDGE = ("oblivious", "paper", "adaptive")
+VERDICTS = ("ok", "evidence-exhausted", "optimiser-failed", "broken-attack")
+
+CELL_KEY = (
+    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "seed", "batch_size",
+)  # fmt: skip
+
+CELLS = (
+    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "seed",
+    "labels", "batch_size", "status", "reason", "verdict", "n",
+    "success_rate", "success_lo", "success_hi", "psnr_mean", "psnr_median", "psnr_q90",
+    "ssim_mean", "mse_mean", "label_accuracy", "floor_psnr",
+    "observations", "unknowns", "evaluations",
+    "psnr_q10", "psnr_max", "identification_rate", "floor_success_rate",
+    "loss_guess_median", "loss_truth_max", "share_ok", "share_exhausted", "share_failed",
+    "strategy", "chunk", "commit", "dirty", "machine",
+    "seconds",
+)  # fmt: skip
+
+VICTIMS = (
+    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "seed",
+    "batch_size", "victim", "image", "psnr", "ssim", "mse", "success", "identified",
+    "floor_psnr", "floor_success", "verdict", "loss_guess", "loss_truth",
+)  # fmt: skip
+
+RANKING = (
+    "scenario", "defense", "point", "checkpoint", "batch_size", "n",
+    "oblivious_success", "oblivious_lo", "oblivious_hi",
+    "adaptive_success", "adaptive_lo", "adaptive_hi", "adaptive_attack", "adaptive_evidence",
+    "adaptive_psnr_median", "oblivious_psnr_median", "floor_success", "floor_psnr",
+    "share_failed", "share_exhausted", "verdict", "flags", "rank_lo", "rank_hi",
+    "accuracy_global", "accuracy_personal", "epsilon", "uplink_bytes", "downlink_bytes",
+    "bytes_to_target", "status",
+    "client_seconds",
+)  # fmt: skip
+
+TRAINING = (
+    "scenario", "defense", "point", "seed", "accuracy_global", "accuracy_personal", "epsilon",
+    "uplink_bytes", "downlink_bytes", "bytes_to_target", "rounds",
+    "delta", "privacy_unit", "adversary", "target_accuracy",
+    "client_seconds",
+)  # fmt: skip
+
+CHECKPOINTS = (
+    "scenario", "defense", "point", "seed", "checkpoint", "round",
+    "gradient_norm", "loss", "accuracy",
+)  # fmt: skip
+
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "cells.csv": CELLS,
+    "victims.csv": VICTIMS,
+    "ranking.csv": RANKING,
+    "training.csv": TRAINING,
+    "checkpoints.csv": CHECKPOINTS,
+}
+
+MEASURED = frozenset({"seconds", "client_seconds"})
+"""Columns that are clock readings: they come last and two equal runs may differ in them."""
+
+
+class RecordError(ValueError):
+    """A record does not fit the schema; the message names file, column or row."""
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``rows`` as the CSV that ``path.name`` stands for, whole or not at all.
+
+    Raises:
+        RecordError: a row has a column that the schema lacks, or lacks one.
+    """
+    import csv
+    import io
+
+    columns = TABLES[path.name]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        if set(row) != set(columns):
+            odd = sorted(set(row) ^ set(columns))
+            raise RecordError(f"{path.name}: columns {odd} do not fit the schema")
+        writer.writerow({name: _field(row[name]) for name in columns})
+    write_text(path, text.getvalue())
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read and check one published table; numbers come back as numbers.
+
+    Raises:
+        RecordError: a file is missing, its columns differ, or a key or vocabulary is broken.
+    """
+    import pandas as pd
+
+    columns = TABLES[path.name]
+    if not path.is_file():
+        raise RecordError(f"{path.name}: no such file in {path.parent}")
+    words = {"scenario", "defense", "point", "checkpoint", "attack", "evidence", "flags", "reason",
+             "commit", "machine", "strategy", "labels", "verdict", "status", "knowledge",
+             "privacy_unit", "adversary", "adaptive_attack", "adaptive_evidence"}  # fmt: skip
+    table = pd.read_csv(
+        path, dtype={name: str for name in columns if name in words}, keep_default_na=False,
+        na_values={name: [""] for name in columns if name not in words},
+    )  # fmt: skip
+    if tuple(table.columns) != columns:
+        odd = sorted(set(table.columns) ^ set(columns)) or "their order"
+        raise RecordError(f"{path.name}: columns {odd} do not fit the schema")
+    for name, allowed in (("status", STATUSES), ("knowledge", KNOWLEDGE)):
+        if name in columns and not table[name].isin(allowed).all():
+            raise RecordError(f"{path.name}: {name} must be one of {', '.join(allowed)}")
+    if "verdict" in columns and not table["verdict"].isin((*VERDICTS, "")).all():
+        raise RecordError(f"{path.name}: verdict must be one of {', '.join(VERDICTS)}, or empty")
+    if path.name == "cells.csv" and table.duplicated(list(CELL_KEY)).any():
+        raise RecordError("cells.csv: two rows describe the same cell")
+    return table
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as readable JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to a temporary neighbour and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _field(value: Any) -> Any:
+    """One CSV field: nothing for None and NaN, ``repr`` precision for floats."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ";".join(map(str, value))
+    return value
