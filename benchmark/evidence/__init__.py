@@ -1,0 +1,10 @@
+"""How transcripts can be read; files other than base.py and generic.py are named after a defense."""
+
+
+def load() -> None:
+    """Import every reading, so that the registry is complete."""
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
