@@ -1,0 +1,161 @@
+"""What a defense is: where it may step into a client's round, with a default for every place.
+
+A defense is a frozen value. It knows nothing of attacks; how its messages can be read against
+its will is another file, in ``benchmark/evidence``. Its file bears its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from benchmark.federated.update import Update
+
+if TYPE_CHECKING:
+    from benchmark.federated.client import Batch, Client
+    from benchmark.models.base import VictimModel
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """A differential-privacy statement: epsilon at delta, for one unit, against one adversary."""
+
+    epsilon: float
+    delta: float
+    unit: str
+    adversary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense:
+    """A defense against gradient inversion; override the places where it acts.
+
+    Fields are its strength, set per operating point in params.yaml. ``protect`` should consist of
+    tensor operations of fixed shape and draw randomness through :func:`gaussian`: then an
+    adaptive attacker can re-simulate it, and does.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    cite: ClassVar[str] = ""
+    url: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    note: ClassVar[str] = ""
+    sampling: ClassVar[str] = "fixed"
+    """``fixed``: batches of one size; ``poisson``: each example joins with probability B/n."""
+
+    def wrap(self, model: VictimModel) -> VictimModel:
+        """The model that is trained in place of ``model``."""
+        return model
+
+    def shared(self, name: str) -> bool:
+        """Whether the parameter ``name`` leaves the client; the others stay with it for good."""
+        return True
+
+    def fitted_first(self, name: str) -> bool:
+        """Which of the parameters that stay are fitted before the shared ones move."""
+        return not self.shared(name)
+
+    def local(
+        self, client: Client, broadcast: Update, batches: Sequence[Batch], rng: Generator
+    ) -> Update:
+        """One client's round, from what it received to what it would send undefended."""
+        return client.train(broadcast, batches, rng)
+
+    def protect(
+        self, update: Update, memory: Update, rng: Generator | None
+    ) -> tuple[Update, Update]:
+        """What is sent in place of ``update``, and what the client keeps for its next round.
+
+        ``memory`` starts at zero. With ``rng`` None the expectation over the randomness is
+        wanted: an attacker's best guess at a draw that it cannot see.
+        """
+        return update, memory
+
+    def message(self, updates: Sequence[Update]) -> list[Update]:
+        """What the server receives from all clients of a round; here, each client's own."""
+        return list(updates)
+
+    def guarantee(self, *, rounds: int, rate: float) -> Guarantee | None:
+        """The differential privacy of ``rounds`` messages, examples joining at ``rate``."""
+        return None
+
+    @classmethod
+    def personalised(cls) -> bool:
+        """Whether every client ends with a model of its own."""
+        return cls.fitted_first is not Defense.fitted_first or cls.shared is not Defense.shared
+
+    def parameters(self) -> dict[str, Any]:
+        """The fields and their values, as JSON would hold them."""
+        return asdict(self)
+
+
+def gaussian(like: Tensor, std: float | Tensor, rng: Generator | None) -> Tensor:
+    """Independent normal noise of ``like``'s shape; zero, its expectation, without ``rng``."""
+    if rng is None:
+        return torch.zeros_like(like)
+    return torch.randn(like.shape, generator=rng, dtype=like.dtype) * std
+
+
+_REGISTRY: dict[str, type[Defense]] = {}
+
+
+def register(cls: type[Defense]) -> type[Defense]:
+    """Enter a defense under its ``name``, which must be its file's.
+
+    Raises:
+        ValueError: the name is taken, or is not the file's.
+    """
+    file = cls.__module__.rsplit(".", 1)[-1]
+    if cls.name.replace("-", "_") != file:
+        raise ValueError(f"defense {cls.name!r} is declared in {file}.py: the names must agree")
+    known = _REGISTRY.get(cls.name)
+    if known is not None and known.__module__ != cls.__module__:
+        raise ValueError(f"two defenses are called {cls.name!r}")
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def names() -> list[str]:
+    """Every defense that has a file here."""
+    here = Path(__file__).parent
+    files = (path.stem for path in here.glob("[a-z]*.py"))
+    return sorted(name.replace("_", "-") for name in files if name != "base")
+
+
+def get(name: str) -> type[Defense]:
+    """The class of one defense; only its own file is imported.
+
+    Raises:
+        ValueError: there is no such defense.
+    """
+    if name not in names():
+        raise ValueError(f"no defense is called {name!r}; there are {', '.join(names())}")
+    import_module(f"benchmark.defenses.{name.replace('-', '_')}")
+    return _REGISTRY[name]
+
+
+def build(name: str, parameters: dict[str, Any]) -> Defense:
+    """The defense ``name`` at one operating point.
+
+    Raises:
+        ValueError: a field is unknown, or its value is out of range.
+    """
+    cls = get(name)
+    allowed = [f.name for f in fields(cls)]
+    for key in parameters:
+        if key not in allowed:
+            raise ValueError(f"{name} has no field {key!r}; it has {', '.join(allowed) or 'none'}")
+    return cls(**parameters)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with ``message`` unless ``condition`` holds: a field's range check."""
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,93 @@
+"""What a victim model is, and the registry of architectures: one file each, named after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+
+class VictimModel(nn.Module):
+    """A classifier in two parts: ``features``, an ``nn.Sequential``, and a linear ``head``.
+
+    Parts are exposed because defenses act between them. Activations must not work in place.
+    """
+
+    features: nn.Module
+    head: nn.Linear
+
+    def __init__(self, features: nn.Sequential, head: nn.Linear) -> None:
+        super().__init__()
+        self.features = features
+        self.head = head
+
+    def noise_shapes(self, images: int) -> dict[str, tuple[int, ...]]:
+        """Shapes [images, ...] of the standard normal draws that one forward pass consumes."""
+        return {}
+
+    def forward(
+        self,
+        images: Tensor,
+        noise: Mapping[str, Tensor] | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [N, classes]; given soft ``labels`` [N, classes], the mean training loss."""
+        logits, penalty = self.run(images, noise or {})
+        if labels is None:
+            return logits
+        return F.cross_entropy(logits, labels) + penalty
+
+    def run(self, images: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits, and what a defense adds to the loss (a scalar; zero here)."""
+        logits = self.head(self.features(images))
+        return logits, logits.new_zeros(())
+
+    def initialise(self, rng: Generator) -> None:
+        """Draw all weights afresh: PyTorch's default uniform rule, from ``rng`` alone."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                bound = module.weight[0].numel() ** -0.5
+                nn.init.uniform_(module.weight, -bound, bound, generator=rng)
+                if module.bias is not None:
+                    nn.init.uniform_(module.bias, -bound, bound, generator=rng)
+
+
+Builder = Callable[[tuple[int, int, int], int], VictimModel]
+_REGISTRY: dict[str, Builder] = {}
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    """Enter an architecture: a function of image shape (C, H, W) and number of classes.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def enter(builder: Builder) -> Builder:
+        known = _REGISTRY.get(name)
+        if known is not None and known.__module__ != builder.__module__:
+            raise ValueError(f"two models are called {name!r}")
+        _REGISTRY[name] = builder
+        return builder
+
+    return enter
+
+
+def names() -> list[str]:
+    """Every architecture that has a file here."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p.stem != "base")
+
+
+def build(name: str, shape: tuple[int, int, int], classes: int) -> VictimModel:
+    """The architecture ``name`` for images of ``shape``; initialise it before use.
+
+    Raises:
+        ValueError: there is no such architecture.
+    """
+    if name not in names():
+        raise ValueError(f"no model is called {name!r}; there are {', '.join(names())}")
+    import_module(f"benchmark.models.{name}")
+    return _REGISTRY[name](shape, classes)
