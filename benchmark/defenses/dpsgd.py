@@ -1,0 +1,98 @@
+"""Example-level differential privacy: DP-SGD on every client.
+
+Source: Abadi et al., CCS 2016, arXiv:1607.00133, Algorithm 1; clipping, noise and accounting are
+Opacus's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator
+
+from benchmark.defenses.base import Defense, Guarantee, register, require
+from benchmark.federated.update import Update
+
+if TYPE_CHECKING:
+    from benchmark.federated.client import Batch, Client
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class DifferentiallyPrivateSGD(Defense):
+    """Clip every example's gradient to ``clip``, add noise of ``noise * clip`` to their sum."""
+
+    name = "dpsgd"
+    title = "DP-SGD (example-level)"
+    cite = "abadi2016deep"
+    url = "https://arxiv.org/abs/1607.00133"
+    summary = "Every example's gradient is clipped and their noised sum is sent; Poisson sampling."
+    note = (
+        "Our reading: epsilon is the worst client's, for one example, against a server that sees "
+        "every round; the sum is divided by the expected batch size."
+    )
+    sampling = "poisson"
+
+    noise: float = 0.1
+    clip: float = 1.0
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require(self.noise > 0, f"dpsgd.noise must be positive, not {self.noise}")
+        require(self.clip > 0, f"dpsgd.clip must be positive, not {self.clip}")
+        require(0 < self.delta < 1, f"dpsgd.delta must be between 0 and 1, not {self.delta}")
+
+    def local(
+        self, client: Client, broadcast: Update, batches: Sequence[Batch], rng: Generator
+    ) -> Update:
+        """Noised mean gradients; with several local steps each of them is noised."""
+        weights, lr = broadcast, client.setting.local_lr
+        for batch in batches:
+            step = self._noised_gradient(client, weights, batch, rng)
+            if client.setting.algorithm == "fedsgd":
+                return step
+            weights = weights - step * lr
+        return broadcast - weights
+
+    def _noised_gradient(
+        self, client: Client, weights: Update, batch: Batch, rng: Generator
+    ) -> Update:
+        import benchmark.compat  # noqa: F401  (before opacus, which imports torchvision)
+        from opacus import GradSampleModule
+        from opacus.optimizers import DPOptimizer
+        from torch.nn import functional as F
+
+        from benchmark.federated.setting import skeleton
+
+        images, labels = batch
+        model = skeleton(client.setting)
+        model.load_state_dict(dict(weights))
+        sampled = GradSampleModule(model, loss_reduction="mean")
+        optimiser = DPOptimizer(
+            torch.optim.SGD(sampled.parameters(), lr=1.0),
+            noise_multiplier=self.noise,
+            max_grad_norm=self.clip,
+            expected_batch_size=client.setting.batch_size,
+            loss_reduction="mean",
+            generator=rng,
+        )
+        F.cross_entropy(sampled(images), labels).backward()
+        optimiser.pre_step()
+        step = {n: p.grad.detach().clone() for n, p in model.named_parameters()}
+        optimiser.zero_grad()
+        sampled.to_standard_module()
+        return Update(step)
+
+    def guarantee(self, *, rounds: int, rate: float) -> Guarantee:
+        """The sampled Gaussian mechanism composed over the rounds."""
+        from benchmark.defenses._accounting import epsilon
+
+        return Guarantee(
+            epsilon(noise=self.noise, rate=min(rate, 1.0), steps=rounds, delta=self.delta),
+            self.delta,
+            unit="example",
+            adversary="server",
+        )

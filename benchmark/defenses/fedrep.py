@@ -1,0 +1,36 @@
+"""FedRep: shared features under a private head; the control for HyperFL's hypernetwork.
+
+Source: Collins et al., ICML 2021, arXiv:2102.07078, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from benchmark.defenses.base import Defense, register
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class FedRep(Defense):
+    """Keep the last one or two linear layers at home, fit them before the shared ones."""
+
+    name = "fedrep"
+    title = "FedRep (private head)"
+    cite = "collins2021exploiting"
+    url = "https://arxiv.org/abs/2102.07078"
+    summary = "The last layers stay with the client; everything before them is shared."
+    note = "The control for HyperFL: the same private head without a hypernetwork."
+
+    PRIVATE: ClassVar[tuple[str, ...]] = ("head.", "features.fc.")
+
+    private_layers: Literal[1, 2] = 1
+
+    def __post_init__(self) -> None:
+        if self.private_layers not in (1, 2):
+            raise ValueError(f"fedrep.private_layers must be 1 or 2, not {self.private_layers}")
+
+    def shared(self, name: str) -> bool:
+        """Everything before the private layers."""
+        return not name.startswith(self.PRIVATE[: self.private_layers])

@@ -1,0 +1,92 @@
+"""HyperFL: a hypernetwork makes the feature extractor from an embedding that never leaves.
+
+Source: Guo et al., AAAI 2025, arXiv:2412.07187, section 4 and Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from benchmark.defenses.base import Defense, register, require
+from benchmark.models.base import VictimModel
+
+
+class Generated(VictimModel):
+    """``hyper`` turns ``embedding`` into the weights of the features; the ``head`` is private."""
+
+    def __init__(self, model: VictimModel, embedding: int, hidden: int) -> None:
+        super().__init__(nn.Sequential(), model.head)
+        self._extractor = (model.features,)  # a tuple hides its weights: they are generated
+        self.embedding = nn.Parameter(torch.zeros(embedding))
+        outputs = {
+            slot(name): nn.Linear(hidden, weight.numel())
+            for name, weight in model.features.named_parameters()
+        }
+        self.hyper = nn.ModuleDict({"trunk": nn.Linear(embedding, hidden), **outputs})
+
+    @property
+    def extractor(self) -> nn.Module:
+        """The feature extractor, whose own weights mean nothing."""
+        return self._extractor[0]
+
+    def generated(self) -> dict[str, Tensor]:
+        """The feature extractor's weights, by name."""
+        code = F.relu(self.hyper["trunk"](self.embedding))
+        return {
+            name: self.hyper[slot(name)](code).view(weight.shape)
+            for name, weight in self.extractor.named_parameters()
+        }
+
+    def run(self, images: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of the generated model."""
+        logits = self.head(functional_call(self.extractor, self.generated(), (images,)))
+        return logits, logits.new_zeros(())
+
+    def initialise(self, rng: Generator) -> None:
+        """The default rule, and a standard normal embedding."""
+        super().initialise(rng)
+        nn.init.normal_(self.embedding, generator=rng)
+
+
+def slot(name: str) -> str:
+    """The hypernetwork output that makes the parameter ``name`` (modules may not have dots)."""
+    return name.replace(".", "_")
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class HyperFL(Defense):
+    """Share the hypernetwork; embedding and head stay."""
+
+    name = "hyperfl"
+    title = "HyperFL"
+    cite = "guo2025new"
+    url = "https://arxiv.org/abs/2412.07187"
+    summary = "Only a hypernetwork is shared; the weights it makes and the head never leave."
+    note = "Our reading: the hypernetwork is scaled down with the victim model."
+
+    embedding: int = 64
+    hidden: int = 128
+
+    def __post_init__(self) -> None:
+        for field in ("embedding", "hidden"):
+            value = getattr(self, field)
+            require(value >= 1, f"hyperfl.{field} must be at least 1, not {value}")
+
+    def wrap(self, model: VictimModel) -> VictimModel:
+        """The model whose features are generated."""
+        return Generated(model, self.embedding, self.hidden)
+
+    def shared(self, name: str) -> bool:
+        """The hypernetwork alone."""
+        return name.startswith("hyper.")
+
+    def fitted_first(self, name: str) -> bool:
+        """The head, before hypernetwork and embedding move together."""
+        return name.startswith("head.")

@@ -1,0 +1,54 @@
+"""PRECODE with partial perturbation: noise on the gradients that the bottleneck leaves readable.
+
+Source: Scheliga, Maeder, Seeland, arXiv:2208.04767v1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator
+
+from benchmark.defenses.base import gaussian, register, require
+from benchmark.defenses.precode import Precode
+from benchmark.federated.update import Update
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class PartialPerturbation(Precode):
+    """Add noise of ``noise`` to the layers before the bottleneck, and to its encoder if asked."""
+
+    name = "ppp"
+    title = "PPP (PRECODE, partially perturbed)"
+    cite = "scheliga2022combining"
+    url = "https://arxiv.org/abs/2208.04767v1"
+    summary = "PRECODE, plus noise on the gradients of the layers in front of it."
+    note = (
+        "Our reading of the abstract, which does not say which layers are perturbed nor how "
+        "strongly: everything before the bottleneck, once with a clean and once with a noised "
+        "encoder."
+    )
+
+    noise: float = 1e-2
+    noised_encoder: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.noise > 0, f"ppp.noise must be positive, not {self.noise}")
+
+    def perturbed(self, name: str) -> bool:
+        """Whether noise is added to the gradient of parameter ``name``."""
+        return name.startswith("features.") or (
+            self.noised_encoder and name.startswith("encoder.")
+        )
+
+    def protect(
+        self, update: Update, memory: Update, rng: Generator | None
+    ) -> tuple[Update, Update]:
+        """Noise the layers that an attack ignoring the bottleneck would still use."""
+        noised = {
+            name: tensor + gaussian(tensor, self.noise, rng) if self.perturbed(name) else tensor
+            for name, tensor in update.items()
+        }
+        return Update(noised), memory

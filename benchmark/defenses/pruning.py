@@ -1,0 +1,52 @@
+"""Gradient pruning: send the largest entries of every tensor, keep the rest for later.
+
+Source: Zhu et al., NeurIPS 2019, arXiv:1906.08935, section 5 (as a defense); Lin et al., ICLR
+2018, arXiv:1712.01887 (error feedback).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from benchmark.defenses.base import Defense, register, require
+from benchmark.federated.update import Update
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class GradientPruning(Defense):
+    """Send the share ``keep`` of largest magnitude, per tensor, with error feedback."""
+
+    name = "pruning"
+    title = "Gradient pruning"
+    cite = "zhu2019deep"
+    url = "https://arxiv.org/abs/1906.08935"
+    summary = "Only the largest entries of every tensor are sent; the rest waits for its turn."
+
+    keep: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(0 < self.keep <= 1, f"pruning.keep must be in (0, 1], not {self.keep}")
+
+    def protect(
+        self, update: Update, memory: Update, rng: Generator | None
+    ) -> tuple[Update, Update]:
+        """Send the largest entries of the update plus what earlier rounds held back."""
+        carried = update + memory
+        sent = carried.map(lambda t: band(t, 0, max(1, int(self.keep * t.numel()))))
+        return sent, carried - sent
+
+
+def band(tensor: Tensor, skip: int, keep: int) -> Tensor:
+    """``tensor`` with everything zeroed but ``keep`` entries, after the ``skip`` largest by size.
+
+    Ranks are exact: with many equal or zero entries a threshold would keep too many or too few.
+    """
+    flat = tensor.flatten()
+    order = torch.argsort(flat.abs(), descending=True, stable=True)
+    chosen = order[skip : skip + keep]
+    kept = torch.zeros_like(flat).scatter(0, chosen, flat.gather(0, chosen))
+    return kept.view(tensor.shape)
