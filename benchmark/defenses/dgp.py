@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from benchmark.defenses.base import Defense, register, require
-from benchmark.defenses.pruning import band
+from benchmark.defenses.parts.rank import band
 from benchmark.federated.update import Update
 
 

@@ -50,7 +50,7 @@ class LocalGaussian(Defense):
 
     def guarantee(self, *, rounds: int, rate: float) -> Guarantee:
         """The Gaussian mechanism composed over the rounds, every update seen by the server."""
-        from benchmark.defenses._accounting import epsilon
+        from benchmark.defenses.parts.accounting import epsilon
 
         return Guarantee(
             epsilon(noise=self.noise, rate=1.0, steps=rounds, delta=self.delta),

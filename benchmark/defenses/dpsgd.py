@@ -79,7 +79,11 @@ class DifferentiallyPrivateSGD(Defense):
             loss_reduction="mean",
             generator=rng,
         )
-        F.cross_entropy(sampled(images), labels).backward()
+        if len(images):
+            F.cross_entropy(sampled(images), labels).backward()
+        else:  # a Poisson draw may be empty: then the noise alone is sent
+            for parameter in sampled.parameters():
+                parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)
         optimiser.pre_step()
         step = {n: p.grad.detach().clone() for n, p in model.named_parameters()}
         optimiser.zero_grad()
@@ -88,7 +92,7 @@ class DifferentiallyPrivateSGD(Defense):
 
     def guarantee(self, *, rounds: int, rate: float) -> Guarantee:
         """The sampled Gaussian mechanism composed over the rounds."""
-        from benchmark.defenses._accounting import epsilon
+        from benchmark.defenses.parts.accounting import epsilon
 
         return Guarantee(
             epsilon(noise=self.noise, rate=min(rate, 1.0), steps=rounds, delta=self.delta),

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from benchmark.defenses.base import gaussian, register, require
-from benchmark.defenses.precode import Precode
+from benchmark.defenses.base import Defense, gaussian, register, require
+from benchmark.defenses.parts.bottleneck import Bottlenecked
 from benchmark.federated.update import Update
+from benchmark.models.base import VictimModel
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class PartialPerturbation(Precode):
+class PartialPerturbation(Defense):
     """Add noise of ``noise`` to the layers before the bottleneck, and to its encoder if asked."""
 
     name = "ppp"
@@ -30,12 +31,19 @@ class PartialPerturbation(Precode):
         "encoder."
     )
 
+    width: int = 256
+    beta: float = 1e-3
     noise: float = 1e-2
     noised_encoder: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        require(self.width >= 1, f"ppp.width must be at least 1, not {self.width}")
+        require(self.beta >= 0, f"ppp.beta must not be negative, not {self.beta}")
         require(self.noise > 0, f"ppp.noise must be positive, not {self.noise}")
+
+    def wrap(self, model: VictimModel) -> VictimModel:
+        """The model with PRECODE's bottleneck in front of its head."""
+        return Bottlenecked(model, self.width, self.beta)
 
     def perturbed(self, name: str) -> bool:
         """Whether noise is added to the gradient of parameter ``name``."""

@@ -5,43 +5,11 @@ Source: Scheliga, Maeder, Seeland, WACV 2022, arXiv:2108.04725 (width 256, beta 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from benchmark.defenses.base import Defense, register, require
+from benchmark.defenses.parts.bottleneck import Bottlenecked
 from benchmark.models.base import VictimModel
-
-
-class Bottlenecked(VictimModel):
-    """``features``, then encoder, a normal sample and decoder, then ``head``.
-
-    The encoder gives mean and, through softplus, standard deviation of ``width`` variables; the
-    decoder returns to the features' size. Sampling is on in training and in use.
-    """
-
-    def __init__(self, model: VictimModel, width: int, beta: float) -> None:
-        super().__init__(model.features, model.head)
-        size = model.head.in_features
-        self.encoder = nn.Linear(size, 2 * width)
-        self.decoder = nn.Linear(width, size)
-        self.width, self.beta = width, beta
-
-    def noise_shapes(self, images: int) -> dict[str, tuple[int, ...]]:
-        """One standard normal draw per image and bottleneck variable."""
-        return {"bottleneck": (images, self.width)}
-
-    def run(self, images: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits, and beta times the mean divergence from a standard normal, in bits."""
-        mean, spread = self.encoder(self.features(images)).chunk(2, dim=-1)
-        std = F.softplus(spread)
-        sample = mean + std * noise["bottleneck"]
-        nats = 0.5 * (mean.square() + std.square() - 1) - std.log()
-        divergence = nats.sum(-1).mean() / math.log(2)
-        return self.head(self.decoder(sample)), self.beta * divergence
 
 
 @register
@@ -60,8 +28,8 @@ class Precode(Defense):
     beta: float = 1e-3
 
     def __post_init__(self) -> None:
-        require(self.width >= 1, f"{self.name}.width must be at least 1, not {self.width}")
-        require(self.beta >= 0, f"{self.name}.beta must not be negative, not {self.beta}")
+        require(self.width >= 1, f"precode.width must be at least 1, not {self.width}")
+        require(self.beta >= 0, f"precode.beta must not be negative, not {self.beta}")
 
     def wrap(self, model: VictimModel) -> VictimModel:
         """The model with the bottleneck in front of its head."""

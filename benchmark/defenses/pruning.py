@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from benchmark.defenses.base import Defense, register, require
+from benchmark.defenses.parts.rank import band
 from benchmark.federated.update import Update
 
 
@@ -38,15 +38,3 @@ class GradientPruning(Defense):
         carried = update + memory
         sent = carried.map(lambda t: band(t, 0, max(1, int(self.keep * t.numel()))))
         return sent, carried - sent
-
-
-def band(tensor: Tensor, skip: int, keep: int) -> Tensor:
-    """``tensor`` with everything zeroed but ``keep`` entries, after the ``skip`` largest by size.
-
-    Ranks are exact: with many equal or zero entries a threshold would keep too many or too few.
-    """
-    flat = tensor.flatten()
-    order = torch.argsort(flat.abs(), descending=True, stable=True)
-    chosen = order[skip : skip + keep]
-    kept = torch.zeros_like(flat).scatter(0, chosen, flat.gather(0, chosen))
-    return kept.view(tensor.shape)

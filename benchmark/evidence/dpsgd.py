@@ -1,0 +1,57 @@
+"""Reading DP-SGD's messages: every example's clipping is public and can be differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from benchmark.evidence.base import Evidence, Tensors, Term, reads
+from benchmark.evidence.generic import oblivious
+from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.transcript import Transcript
+
+
+def predict_clipped(
+    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
+) -> dict[str, Tensors]:
+    """The update with every example's gradient clipped, without the noise."""
+    model, clip = skeleton(setting), setting.defense.clip
+
+    def loss(weights: Tensors, image: Tensor, label: Tensor) -> Tensor:
+        return functional_call(model, weights, (image[None], {}, label[None]))
+
+    def step(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        each = vmap(grad(loss), in_dims=(None, 0, 0))(weights, images, labels)
+        norms = sum(t.flatten(1).square().sum(1) for t in each.values()).sqrt()
+        factors = clip / torch.clamp_min(norms, clip)
+        return {n: torch.tensordot(factors, t, 1) / len(images) for n, t in each.items()}
+
+    weights = dict(data["shared"])
+    for k in range(setting.local_steps):
+        rows = slice(k * setting.batch_size, (k + 1) * setting.batch_size)
+        moved = step(weights, guess["images"][rows], guess["labels"][rows])
+        if setting.algorithm == "fedsgd":
+            return {"update": moved}
+        weights = {n: weights[n] - setting.local_lr * moved[n] for n in weights}
+    return {"update": {n: data["shared"][n] - weights[n] for n in weights}}
+
+
+@reads("dpsgd")
+def clipped(transcript: Transcript) -> Evidence:
+    """Clip every guessed example too, and weigh every entry by the noise's known variance."""
+    defense, setting = transcript.setting.defense, transcript.setting
+    variance = torch.tensor((defense.noise * defense.clip / setting.batch_size) ** 2)
+    value = dict(transcript.message)
+    term = Term(value=value, variance=dict.fromkeys(value, variance), kind="value")
+    return replace(
+        oblivious(transcript),
+        name="clipped",
+        knowledge="adaptive",
+        predict=predict_clipped,
+        terms={"update": term},
+    )

@@ -1,0 +1,178 @@
+"""Readings that every defense gets for free: the published attack's, and four that know better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+
+from benchmark.evidence.base import EVERY, Evidence, Hidden, Tensors, Term, reads
+from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.transcript import Transcript
+from benchmark.federated.update import Update
+from benchmark.randomness import generator
+
+ABSENT = 0.01
+"""A message with at least this share of exact zeros was pruned."""
+
+
+def client_update(
+    setting: Setting,
+    guess: Tensors,
+    noise: Tensors,
+    shared: Tensors,
+    private: Tensors,
+) -> dict[str, Tensor]:
+    """What a client would compute on ``guess``: one gradient, or local steps unrolled."""
+    model = skeleton(setting)
+
+    def loss(weights: Tensors, images: Tensor, labels: Tensor, draw: Tensors) -> Tensor:
+        return functional_call(model, {**weights, **private}, (images, draw, labels))
+
+    if setting.algorithm == "fedsgd":
+        return grad(loss)(dict(shared), guess["images"], guess["labels"], noise)
+    weights = dict(shared)
+    for step in range(setting.local_steps):
+        rows = slice(step * setting.batch_size, (step + 1) * setting.batch_size)
+        draw = {name: tensor[rows] for name, tensor in noise.items()}
+        moved = grad(loss)(weights, guess["images"][rows], guess["labels"][rows], draw)
+        weights = {name: weights[name] - setting.local_lr * moved[name] for name in weights}
+    return {name: shared[name] - weights[name] for name in shared}
+
+
+def predict_update(
+    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
+) -> dict[str, Tensors]:
+    """The update that the guess causes, with noise that is hidden or was redrawn."""
+    noise = {name: hidden.get(f"noise.{name}", draw) for name, draw in data["noise"].items()}
+    return {"update": client_update(setting, guess, noise, data["shared"], data["private"])}
+
+
+def predict_protected(
+    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
+) -> dict[str, Tensors]:
+    """The update after the defense, whose steps are passed straight through when differentiated."""
+    update = predict_update(setting, guess, hidden, data)["update"]
+    nothing = Update({name: torch.zeros_like(tensor) for name, tensor in update.items()})
+    sent, _ = setting.defense.protect(
+        Update({name: tensor.detach() for name, tensor in update.items()}), nothing, None
+    )
+    return {
+        "update": {n: tensor + (sent[n] - tensor.detach()) for n, tensor in update.items()}
+    }
+
+
+def reveal_noise(
+    setting: Setting, truth: Mapping[str, Tensor], data: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The client's own draws."""
+    return {name: tensor for name, tensor in truth.items() if name.startswith("noise.")}
+
+
+@reads(EVERY, knowledge="oblivious")
+def oblivious(transcript: Transcript) -> Evidence:
+    """Match the whole message, as if there were no defense; private values redrawn at random."""
+    setting = transcript.setting
+    return Evidence(
+        name="oblivious",
+        defense=setting.defense.name,
+        knowledge="oblivious",
+        setting=setting,
+        predict=predict_update,
+        data={
+            "shared": dict(transcript.broadcast),
+            "private": redrawn_parameters(transcript),
+            "noise": redrawn_noise(transcript),
+        },
+        terms={"update": Term(value=dict(transcript.message))},
+        linear=linear_layers(transcript.message),
+        labels="unknown" if transcript.labels is None else "given",
+        given=transcript.labels,
+    )
+
+
+@reads(EVERY)
+def sent(transcript: Transcript) -> Evidence | None:
+    """Match the entries that were sent, say nothing of the others."""
+    zeros = sum(int((t == 0).sum()) for t in transcript.message.values())
+    entries = sum(t.numel() for t in transcript.message.values())
+    if zeros < ABSENT * entries:
+        return None
+    mask = {name: (tensor != 0).float() for name, tensor in transcript.message.items()}
+    return reread(transcript, "sent", terms={"update": Term(value=dict(transcript.message), mask=mask)})
+
+
+@reads(EVERY)
+def resimulated(transcript: Transcript) -> Evidence | None:
+    """Apply the defense to the guess's update too, in expectation over its randomness."""
+    from benchmark.defenses.base import Defense
+
+    if type(transcript.setting.defense).protect is Defense.protect:
+        return None
+    return reread(transcript, "resimulated", predict=predict_protected)
+
+
+@reads(EVERY)
+def joint_noise(transcript: Transcript) -> Evidence | None:
+    """Optimise the draws that the client's forward pass consumed together with the images."""
+    draws = skeleton(transcript.setting).noise_shapes(transcript.setting.images)
+    if not draws:
+        return None
+    hidden = {
+        f"noise.{name}": Hidden(shape=shape, init="zero", prior=1e-4, lr=0.05)
+        for name, shape in draws.items()
+    }
+    return reread(transcript, "joint-noise", hidden=hidden, reveal=reveal_noise)
+
+
+@reads(EVERY)
+def body(transcript: Transcript) -> Evidence | None:
+    """Match the layers before the last linear one, whose labels and noise it leaves out."""
+    setting = transcript.setting
+    inside = {n: t for n, t in transcript.message.items() if n.startswith("features.")}
+    if setting.defense.name == "none" or not inside or len(inside) == len(transcript.message):
+        return None
+    return reread(transcript, "body", terms={"update": Term(value=inside)})
+
+
+def reread(transcript: Transcript, name: str, **changes: Any) -> Evidence:
+    """The oblivious evidence with a name, adaptive knowledge and ``changes``."""
+    return replace(oblivious(transcript), name=name, knowledge="adaptive", **changes)
+
+
+def redrawn_parameters(transcript: Transcript) -> dict[str, Tensor]:
+    """Random stand-ins for the parameters that never left the client."""
+    model = fresh_model(transcript.setting)
+    return {n: t for n, t in model.items() if not transcript.setting.defense.shared(n)}
+
+
+@lru_cache(maxsize=16)
+def fresh_model(setting: Setting) -> dict[str, Tensor]:
+    """Weights drawn by the public rule from a stream of the attacker's own."""
+    from benchmark.models.base import build
+
+    model = setting.defense.wrap(build(setting.model, setting.shape, setting.classes))
+    model.initialise(generator("attacker", "parameters"))
+    return {name: tensor.detach() for name, tensor in model.named_parameters()}
+
+
+def redrawn_noise(transcript: Transcript) -> dict[str, Tensor]:
+    """Random stand-ins for the draws that the client's forward pass consumed."""
+    shapes = skeleton(transcript.setting).noise_shapes(transcript.setting.images)
+    rng = generator("attacker", "noise", transcript.victim)
+    return {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+
+
+def linear_layers(message: Tensors) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weight and bias gradients of the linear layers among what was sent."""
+    layers = [n.removesuffix(".weight") for n, t in message.items() if t.ndim == 2]
+    return {
+        name: (message[f"{name}.weight"], message[f"{name}.bias"])
+        for name in layers
+        if f"{name}.weight" in message and f"{name}.bias" in message
+    }

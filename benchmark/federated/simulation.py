@@ -1,0 +1,187 @@
+"""Rounds of federated learning, every message through the wire, watched at the checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from benchmark.federated.client import Batch, Client
+from benchmark.federated.server import Server
+from benchmark.federated.setting import Setting, schema, skeleton
+from benchmark.federated.update import Update
+from benchmark.federated.wire import decode, encode
+from benchmark.randomness import generator
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a scenario prescribes for training (params.yaml, ``federation``)."""
+
+    rounds: int
+    learning_rate: float
+    momentum: float
+    evaluate_every: int = 5
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Normalised model inputs [n, C, H, W] and labels int64 [n]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """State after ``round`` rounds, and what the round that led to it measured.
+
+    ``accuracy`` is on the test set: the server's model, or the mean over clients of their own
+    models' accuracy with test images weighted by their own label shares (personalised defenses).
+    It is None between evaluations. Bytes are per client, seconds per client and round.
+    """
+
+    round: int
+    weights: Update
+    clients: Sequence[Client]
+    accuracy: float | None
+    loss: float | None
+    uplink: float
+    downlink: float
+    seconds: float
+
+
+def start(
+    setting: Setting, clients: int, seed: int, secret: str
+) -> tuple[Update, list[Client]]:
+    """Initial shared weights (public) and clients (their private parameters keyed by secret)."""
+    from benchmark.models.base import build
+
+    def fresh(*keys: object) -> dict[str, Tensor]:
+        model = setting.defense.wrap(build(setting.model, setting.shape, setting.classes))
+        model.initialise(generator(*keys))
+        return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+
+    shared = setting.defense.shared
+    public = fresh(setting.scenario, "model", seed)
+    weights = Update({n: t for n, t in public.items() if shared(n)})
+    states = []
+    for index in range(clients):
+        own = fresh(secret, "private parameters", seed, index)
+        states.append(
+            Client(
+                setting,
+                {n: t for n, t in own.items() if not shared(n)},
+                weights.map(torch.zeros_like),
+            )
+        )
+    return weights, states
+
+
+def simulate(
+    setting: Setting,
+    protocol: Protocol,
+    parts: Sequence[Examples],
+    test: Examples,
+    seed: int,
+    secret: str,
+) -> Iterator[Observation]:
+    """Train all clients for all rounds; yields the start as round 0, then every round.
+
+    Args:
+        parts: each client's own examples.
+        secret: keys the clients' randomness; the data order is public.
+    """
+    weights, clients = start(setting, len(parts), seed, secret)
+    server = Server(weights, protocol.learning_rate, protocol.momentum)
+    shares = [_label_shares(part.labels, setting.classes) for part in parts]
+    judge = _judge(setting, test, shares)
+    accuracy, loss = judge(server.weights, clients)
+    yield Observation(0, server.weights, clients, accuracy, loss, 0.0, 0.0, 0.0)
+    names = schema(setting)
+    for number in range(1, protocol.rounds + 1):
+        down = encode(server.weights)
+        received, up, seconds = [], 0, 0.0
+        for index, (client, part) in enumerate(zip(clients, parts, strict=True)):
+            broadcast = Update(decode(down, names))
+            batches = draw_batches(setting, part, (setting.scenario, seed, index, number), secret)
+            private = generator(secret, "round", seed, index, number)
+            began = time.perf_counter()
+            message = encode(client.round(broadcast, batches, private))
+            seconds += time.perf_counter() - began
+            up += len(message)
+            received.append(Update(decode(message, names)))
+        server.step(setting.defense.message(received))
+        last = number == protocol.rounds
+        if last or number % protocol.evaluate_every == 0:
+            accuracy, loss = judge(server.weights, clients)
+        else:
+            accuracy = loss = None
+        count = len(parts)
+        yield Observation(
+            number, server.weights, clients, accuracy, loss,
+            up / count, float(len(down)), seconds / count,
+        )  # fmt: skip
+
+
+def draw_batches(
+    setting: Setting, part: Examples, keys: Sequence[object], secret: str
+) -> list[Batch]:
+    """One batch per local step, without replacement; or a Poisson draw, keyed by the secret."""
+    if setting.defense.sampling == "poisson":
+        rng = generator(secret, "sampling", *keys)
+        rate = min(1.0, setting.batch_size / len(part))
+        draws = [torch.rand(len(part), generator=rng) < rate for _ in range(setting.local_steps)]
+        return [(part.images[chosen], part.labels[chosen]) for chosen in draws]
+    rng = generator("batches", *keys)
+    wanted, order = setting.local_steps * setting.batch_size, torch.empty(0, dtype=torch.long)
+    while len(order) < wanted:
+        order = torch.cat([order, torch.randperm(len(part), generator=rng)])
+    rows = order[:wanted].split(setting.batch_size)
+    return [(part.images[chosen], part.labels[chosen]) for chosen in rows]
+
+
+def _label_shares(labels: Tensor, classes: int) -> Tensor:
+    return torch.bincount(labels, minlength=classes).float() / len(labels)
+
+
+def _judge(
+    setting: Setting, test: Examples, shares: Sequence[Tensor]
+) -> Callable[[Update, Sequence[Client]], tuple[float, float]]:
+    """A function from weights and clients to test accuracy and loss."""
+    shapes = skeleton(setting).noise_shapes(len(test))
+    rng = generator(setting.scenario, "evaluation")
+    noise = {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+
+    def outcomes(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            logits = functional_call(
+                skeleton(setting), dict(parameters), (test.images, noise)
+            )
+        losses = torch.nn.functional.cross_entropy(logits, test.labels, reduction="none")
+        return (logits.argmax(-1) == test.labels).float(), losses
+
+    def judge(weights: Update, clients: Sequence[Client]) -> tuple[float, float]:
+        if not type(setting.defense).personalised():
+            right, losses = outcomes(weights)
+            return float(right.mean()), float(losses.mean())
+        scores = []
+        for client, share in zip(clients, shares, strict=True):
+            right, losses = outcomes({**weights, **client.private})
+            weight = share[test.labels]
+            weight = weight / weight.sum()
+            scores.append((float((weight * right).sum()), float((weight * losses).sum())))
+        accuracy, loss = zip(*scores, strict=True)
+        return sum(accuracy) / len(scores), sum(loss) / len(scores)
+
+    return judge
+
+

@@ -1,0 +1,270 @@
+"""Updates and broadcasts as bytes: lossless, each tensor in the smallest of four encodings.
+
+A message is a header and one block per tensor, in the order of the schema::
+
+    "LKB" | version u8 | crc32(schema) u32 | crc32(blocks) u32 | block | block | ...
+    block = tag u8 + payload
+
+==========  ====  ===========================================================================
+encoding    tag   payload (little-endian; n entries, k of them kept: their bits are not all 0)
+==========  ====  ===========================================================================
+dense       0     n float32
+bitmap      1     n bits (1 = kept), then k float32
+index       2     k u32, r u8, l u32, k*r bits, l bytes, k float32: the distances between kept
+                  entries, Rice-coded: the r low bits packed, the rest in unary
+quantised   3     p-1 u8, p float32, n indices of ceil(log2 p) bits each: a palette, p <= 256
+==========  ====  ===========================================================================
+
+Names and shapes are the public schema: both sides hold it, so it is not sent, only its
+checksum. Values are compared by their bits: -0.0 is not 0.0, and comes back as -0.0.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Schema = Mapping[str, tuple[int, ...]]
+"""Ordered tensor names with their shapes."""
+
+MAGIC = b"LKB"
+VERSION = 1
+ENCODINGS = ("dense", "bitmap", "index", "quantised")
+HEADER = struct.Struct("<3sBII")
+
+_RICE = struct.Struct("<IBI")
+_PALETTE_LIMIT = 256
+_PROBE = 1024  # entries looked at before a palette is searched for in all of them
+_COUNT_LIMIT = 2**32  # tensors with more entries than a u32 can count are sent dense
+
+
+class WireError(ValueError):
+    """A tensor cannot be sent, or bytes are not a message of this schema; one line says why."""
+
+
+def encode(tensors: Mapping[str, Tensor]) -> bytes:
+    """The message that carries ``tensors`` (float32, any shapes), bit for bit.
+
+    At most ``12 + len(tensors)`` bytes longer than the raw values.
+
+    Raises:
+        WireError: a tensor is not float32, or holds NaN or infinity; the message names it.
+    """
+    parts = [b""]
+    for name, tensor in tensors.items():
+        parts += _encode_block(name, tensor)
+    blocks = b"".join(parts)
+    schema = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return HEADER.pack(MAGIC, VERSION, _fingerprint(schema), zlib.crc32(blocks)) + blocks
+
+
+def decode(message: bytes, schema: Schema) -> dict[str, Tensor]:
+    """The tensors (float32, on the CPU) that :func:`encode` put into ``message``.
+
+    Raises:
+        WireError: the bytes are cut, damaged, too long, or of another schema. Never more
+            memory is taken than the schema's tensors and a few bytes per entry need.
+    """
+    return {name: tensor for name, (_, tensor) in _blocks(message, schema).items()}
+
+
+def encodings(message: bytes, schema: Schema) -> dict[str, str]:
+    """Which of :data:`ENCODINGS` each tensor of ``message`` was sent in.
+
+    Raises:
+        WireError: as :func:`decode`.
+    """
+    return {name: ENCODINGS[tag] for name, (tag, _) in _blocks(message, schema).items()}
+
+
+def _fingerprint(schema: Schema) -> int:
+    """Checksum of names, shapes and their order."""
+    lines = (f"{name}:{','.join(str(int(side)) for side in shape)}" for name, shape in
+             schema.items())  # fmt: skip
+    return zlib.crc32("\n".join(lines).encode())
+
+
+# ---------------------------------------------------------------------------------- encoding
+
+
+def _encode_block(name: str, tensor: Tensor) -> list[bytes]:
+    """Tag and payload of the smallest encoding of one tensor."""
+    if tensor.dtype != torch.float32:
+        raise WireError(f"{name}: only float32 can be sent, not {str(tensor.dtype)[6:]}")
+    values = tensor.detach().cpu().contiguous().numpy().reshape(-1)
+    if not np.isfinite(values).all():
+        raise WireError(f"{name}: holds NaN or infinity, which cannot be sent")
+    values = np.ascontiguousarray(values, dtype="<f4")
+    bits = values.view("<u4")
+    best = [b"\x00", bits.tobytes()]
+    if 0 < bits.size < _COUNT_LIMIT:
+        mask = bits != 0
+        kept = int(np.count_nonzero(mask))
+        size = min(4 * bits.size, -(-bits.size // 8) + 4 * kept)
+        if size < 4 * bits.size:
+            best = [b"\x01", np.packbits(mask, bitorder="little").tobytes(),
+                    bits[mask].tobytes()]  # fmt: skip
+        for other in (_encode_index(bits, mask, kept), _encode_palette(bits, mask, kept)):
+            if other and sum(map(len, other)) < size + 1:
+                best, size = other, sum(map(len, other)) - 1
+    return best
+
+
+def _encode_index(bits: np.ndarray, mask: np.ndarray, kept: int) -> list[bytes] | None:
+    """Kept entries by Rice-coded distance; None where a bitmap is surely as short."""
+    if not 0 < kept < 0.45 * bits.size:
+        return None  # above this density a distance costs no less than the zeros it skips
+    places = np.flatnonzero(mask)
+    gaps = np.diff(places, prepend=-1) - 1  # zeros skipped before each kept entry
+    # The best r is near log2(ln 2 * mean gap); neighbours cost nearly the same.
+    guess = max(0, round(math.log2(max(1.0, math.log(2) * float(gaps.mean())))))
+    low = min((r for r in (guess - 1, guess, guess + 1) if 0 <= r < 32),
+              key=lambda r: kept * r + int((gaps >> r).sum()))  # fmt: skip
+    ends = np.cumsum((gaps >> low) + 1) - 1
+    unary = np.zeros(int(ends[-1]) + 1, dtype=bool)
+    unary[ends] = True
+    high = np.packbits(unary, bitorder="little").tobytes()
+    return [b"\x02", _RICE.pack(kept, low, len(high)), _pack(gaps & ((1 << low) - 1), low), high,
+            bits[places].tobytes()]  # fmt: skip
+
+
+def _encode_palette(bits: np.ndarray, mask: np.ndarray, kept: int) -> list[bytes] | None:
+    """A palette and indices into it; None where there are more than 256 distinct values."""
+    stored = bits if kept == bits.size else bits[mask]
+    probe = stored[:: max(1, stored.size // _PROBE)]  # a sorted sample, never a big tensor
+    if np.unique(probe).size > _PALETTE_LIMIT:
+        return None
+    palette = np.unique(stored)
+    if kept < bits.size:
+        palette = np.concatenate([np.zeros(1, palette.dtype), palette])
+    if palette.size > _PALETTE_LIMIT:
+        return None
+    width = (palette.size - 1).bit_length()
+    return [b"\x03", bytes([palette.size - 1]), palette.astype("<u4").tobytes(),
+            _pack(np.searchsorted(palette, bits), width)]  # fmt: skip
+
+
+def _pack(numbers: np.ndarray, width: int) -> bytes:
+    """Non-negative ``numbers`` below ``2**width`` (width < 32), ``width`` bits each."""
+    if width == 8:
+        return numbers.astype(np.uint8).tobytes()
+    rows = numbers.astype("<u4").view(np.uint8).reshape(-1, 4)
+    return np.packbits(
+        np.unpackbits(rows, axis=1, count=width, bitorder="little"), bitorder="little"
+    ).tobytes()
+
+
+# ---------------------------------------------------------------------------------- decoding
+
+
+class _Reader:
+    """A cursor over the blocks that refuses to read past their end."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, count: int) -> memoryview:
+        if count > len(self.data) - self.at:
+            raise WireError("the message ends early")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def words(self, count: int) -> np.ndarray:
+        return np.frombuffer(self.take(4 * count), dtype="<u4")
+
+    def bits(self, count: int) -> np.ndarray:
+        """``count`` bits as 0 and 1 (uint8); the padding up to the byte must be 0."""
+        raw = np.frombuffer(self.take(-(-count // 8)), dtype=np.uint8)
+        if count % 8 and raw[-1] >> (count % 8):
+            raise WireError("padding bits are set")
+        return np.unpackbits(raw, count=count, bitorder="little")
+
+    def numbers(self, count: int, width: int) -> np.ndarray:
+        """``count`` numbers of ``width`` bits each, undoing :func:`_pack`."""
+        if width == 0:
+            return np.zeros(count, dtype=np.int64)
+        if width == 8:
+            return np.frombuffer(self.take(count), dtype=np.uint8)
+        rows = self.bits(count * width).reshape(count, width)
+        return sum(rows[:, bit].astype(np.int64) << bit for bit in range(width))
+
+
+def _blocks(message: bytes, schema: Schema) -> dict[str, tuple[int, Tensor]]:
+    """Tag and tensor by name."""
+    if len(message) < HEADER.size:
+        raise WireError(f"{len(message)} bytes are too short for a message")
+    magic, version, fingerprint, checksum = HEADER.unpack_from(message)
+    if magic != MAGIC:
+        raise WireError("the bytes do not begin like a message")
+    if version != VERSION:
+        raise WireError(f"message version {version} is unknown (this is version {VERSION})")
+    if fingerprint != _fingerprint(schema):
+        raise WireError("the message belongs to other tensor names or shapes")
+    blocks = memoryview(message)[HEADER.size :]
+    if zlib.crc32(blocks) != checksum:
+        raise WireError("the message is cut, too long or damaged (checksum)")
+    reader = _Reader(blocks)
+    decoded = {}
+    for name, shape in schema.items():
+        try:
+            tag, bits = _decode_block(reader, math.prod(shape))
+        except WireError as error:
+            raise WireError(f"{name}: {error}") from None
+        values = bits.view("<f4").astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            raise WireError(f"{name}: holds NaN or infinity")
+        decoded[name] = (tag, torch.from_numpy(values).reshape(tuple(shape)))
+    if reader.at != len(blocks):
+        raise WireError(f"{len(blocks) - reader.at} bytes follow the last tensor")
+    return decoded
+
+
+def _decode_block(reader: _Reader, size: int) -> tuple[int, np.ndarray]:
+    """Tag and entries, as bits in a fresh writable array, of the next tensor."""
+    tag = reader.take(1)[0]
+    if tag >= len(ENCODINGS):
+        raise WireError(f"encoding {tag} is unknown")
+    if tag == 0:
+        return tag, reader.words(size).copy()
+    if size == 0:
+        raise WireError("an empty tensor is always dense")
+    if tag == 3:
+        palette = reader.words(reader.take(1)[0] + 1)
+        numbers = reader.numbers(size, (palette.size - 1).bit_length())
+        if int(numbers.max()) >= palette.size:
+            raise WireError("an index points outside the palette")
+        return tag, palette[numbers]
+    if tag == 1:
+        places = np.flatnonzero(reader.bits(size))
+    else:
+        places = _decode_index(reader, size)
+    bits = np.zeros(size, dtype="<u4")
+    bits[places] = reader.words(places.size)
+    return tag, bits
+
+
+def _decode_index(reader: _Reader, size: int) -> np.ndarray:
+    """Positions of the kept entries, increasing and below ``size``."""
+    kept, low, length = _RICE.unpack(reader.take(_RICE.size))
+    if not 0 < kept <= size or low > 31:
+        raise WireError(f"{kept} entries with {low} low bits do not fit a tensor of {size}")
+    # Unary costs a bit per kept entry and one per 2**low zeros skipped: more is nonsense, and
+    # unpacking it would take memory that the tensor does not justify.
+    if length > (kept + (size >> low)) // 8 + 1:
+        raise WireError("the unary part is too long")
+    remainders = reader.numbers(kept, low)
+    ends = np.flatnonzero(reader.bits(8 * length))
+    if ends.size != kept:
+        raise WireError(f"{ends.size} distances for {kept} entries")
+    quotients = np.diff(ends, prepend=-1) - 1
+    places = np.cumsum((quotients << low) + remainders + 1) - 1
+    if int(places[-1]) >= size:
+        raise WireError("an index points outside the tensor")
+    return places
