@@ -241,10 +241,7 @@ def _decode_block(reader: _Reader, size: int) -> tuple[int, np.ndarray]:
         if int(numbers.max()) >= palette.size:
             raise WireError("an index points outside the palette")
         return tag, palette[numbers]
-    if tag == 1:
-        places = np.flatnonzero(reader.bits(size))
-    else:
-        places = _decode_index(reader, size)
+    places = np.flatnonzero(reader.bits(size)) if tag == 1 else _decode_index(reader, size)
     bits = np.zeros(size, dtype="<u4")
     bits[places] = reader.words(places.size)
     return tag, bits

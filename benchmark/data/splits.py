@@ -1,0 +1,124 @@
+"""Disjoint splits of a data set, decided by what the images show.
+
+An image's place depends on its pixels and the seed alone, not on its position in a file, so the
+same image lands on the same side wherever it is read from. Near-duplicates are removed first:
+an attack must not look good because an auxiliary image is the victim's twin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from benchmark.data.datasets import DataError, Dataset
+
+SPLITS = ("client", "test", "auxiliary", "tuning", "report")
+"""Who trains; what utility is measured on; what learning attacks and floors may see; what
+attacks are tuned on; what tau and published examples come from."""
+
+DUPLICATE_MSE = 2e-3
+"""Images closer than this (27 dB) count as one. It lies well below the distance of two
+different images of a class, and far above any success threshold in PSNR."""
+
+_BLOCK = 2048
+
+
+def split(
+    dataset: Dataset, sizes: Mapping[str, int] | Mapping[str, float], seed: int
+) -> dict[str, Dataset]:
+    """Divide ``dataset``, near-duplicates removed, into the named parts.
+
+    Args:
+        dataset: what to divide.
+        sizes: numbers of images (all int), or shares (all float, sum at most 1) of the images
+            that are left once near-duplicates are gone, rounded down. Keys from :data:`SPLITS`.
+        seed: another seed, other splits.
+
+    Raises:
+        DataError: a name is unknown, a size impossible, or a part would be empty.
+    """
+    unknown = [name for name in sizes if name not in SPLITS]
+    if unknown:
+        raise DataError(f"split {unknown[0]!r} is unknown; there are {', '.join(SPLITS)}")
+    kinds = {type(size) for size in sizes.values()}
+    if kinds not in ({int}, {float}):
+        raise DataError("split sizes must be all numbers of images (int) or all shares (float)")
+    if min(sizes.values()) <= 0:
+        raise DataError("every split needs at least one image")
+    order = _order(dataset, seed)
+    wanted = sum(sizes.values())
+    if kinds == {int}:
+        keep = distinct(dataset, order, limit=int(wanted))
+        counts = {name: int(size) for name, size in sizes.items()}
+    else:
+        if wanted > 1 + 1e-9:
+            raise DataError(f"the shares of the splits sum to {wanted:g}, more than 1")
+        keep = distinct(dataset, order)
+        counts = {name: int(size * len(keep) + 1e-6) for name, size in sizes.items()}
+    if sum(counts.values()) > len(keep):
+        raise DataError(
+            f"{dataset.name}: {sum(counts.values())} images wanted, {len(keep)} are left "
+            f"without near-duplicates"
+        )
+    parts, start = {}, 0
+    for name, count in counts.items():
+        if count == 0:
+            raise DataError(f"{dataset.name}: the share of {name!r} is less than one image")
+        parts[name] = dataset.subset(keep[start : start + count])
+        start += count
+    return parts
+
+
+def distinct(dataset: Dataset, order: np.ndarray, limit: int | None = None) -> np.ndarray:
+    """The indices of ``order`` whose image is no near-duplicate of an earlier kept one.
+
+    Args:
+        dataset: the images.
+        order: int64 indices, the first of each pair of duplicates wins.
+        limit: stop once so many are found.
+    """
+    pixels = dataset.images.flatten(1)
+    threshold = DUPLICATE_MSE * pixels.shape[1]
+    kept = np.empty(0, dtype=np.int64)
+    for start in range(0, len(order), _BLOCK):
+        if limit is not None and len(kept) >= limit:
+            break
+        block = order[start : start + _BLOCK]
+        fresh = pixels[torch.from_numpy(block)]
+        twin = _near(fresh, fresh, threshold).tril(-1)
+        seen = torch.zeros(len(block), dtype=torch.bool)
+        for before in range(0, len(kept), _BLOCK):
+            old = pixels[torch.from_numpy(kept[before : before + _BLOCK])]
+            seen |= _near(fresh, old, threshold).any(1)
+        # Within a block only a kept image hides its twins, so those with any are taken in turn.
+        alive = ~seen
+        for row in torch.nonzero(twin.any(1)).flatten().tolist():
+            if alive[row] and bool((twin[row] & alive).any()):
+                alive[row] = False
+        kept = np.concatenate([kept, block[alive.numpy()]])
+    return kept if limit is None else kept[:limit]
+
+
+def _near(left: torch.Tensor, right: torch.Tensor, threshold: float) -> torch.Tensor:
+    """bool [n, m]: whose squared distance is below ``threshold``."""
+    norms = left.square().sum(1)[:, None] + right.square().sum(1)[None, :]
+    # The expanded square loses digits to cancellation: it only nominates, the difference decides.
+    near = norms - 2 * left @ right.T < 2 * threshold + 1e-5 * norms
+    rows, columns = torch.nonzero(near, as_tuple=True)
+    for start in range(0, len(rows), 65536):
+        pairs = slice(start, start + 65536)
+        exact = (left[rows[pairs]] - right[columns[pairs]]).square().sum(1) < threshold
+        near[rows[pairs], columns[pairs]] = exact
+    return near
+
+
+def _order(dataset: Dataset, seed: int) -> np.ndarray:
+    """Indices sorted by a hash of seed and pixels (exact duplicates are neighbours)."""
+    salt = f"{dataset.name}/{seed}/".encode()
+    pixels = dataset.images.contiguous().numpy().astype("<f4", copy=False)
+    keys = [hashlib.sha256(salt + image.tobytes()).digest() for image in pixels]
+    return np.array(sorted(range(len(keys)), key=lambda i: (keys[i], int(dataset.labels[i]))),
+                    dtype=np.int64)  # fmt: skip
