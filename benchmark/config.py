@@ -1,0 +1,255 @@
+"""params.yaml as validated, frozen types.
+
+Reading takes no torch (light stages stay light), so the parameters of defenses and attacks are
+checked against what their files declare: names and types here, ranges when the class is built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model
+
+from benchmark.complaints import ParamsError, Section, choose, unique, validated, wrong
+from benchmark.declared import PACKAGE, Declared, attacks, defenses
+
+__all__ = ["Attack", "Defense", "Params", "ParamsError", "Scenario", "Scoring", "load_params"]
+
+NAME = r"^[a-z][a-z0-9-]*$"
+DEFAULT_POINT = "default"
+
+Name = Annotated[str, Field(pattern=NAME)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Side(Section):
+    """What the server is granted beyond messages."""
+
+    labels: bool
+
+
+class Scenario(Section):
+    """Data, victim model and federated setting of one board."""
+
+    title: str
+    description: str
+    kind: Literal["demo", "ranked"]
+    data: Name
+    model: Name
+    clients: Count
+    partition: Literal["iid", "dirichlet", "dominant"]
+    alpha: Rate | None = None
+    """Dirichlet concentration, or the dominant class's share in (0, 1]; absent for iid."""
+    algorithm: Literal["fedsgd", "fedavg"]
+    local_steps: Count = 1
+    batch_size: Count
+    """Training examples per local step."""
+    rounds: Count
+    learning_rate: Rate
+    """Of the server's optimiser."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    local_learning_rate: Rate | None = None
+    """Of the clients' local steps; fedavg only."""
+    checkpoints: dict[Name, Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Name -> finished rounds when the server looks (0: the untrained model)."""
+    victims: Count
+    """Per seed."""
+    attacked_batch_sizes: tuple[Count, ...] = Field(min_length=1)
+    side: Side
+    attacks: tuple[Name, ...] = Field(min_length=1)
+    target_accuracy: Annotated[float, Field(gt=0, le=1)]
+
+
+class Defense(Section):
+    """Operating points of one defense, in the order of the file: name -> all its parameters."""
+
+    points: dict[Name, dict[str, Any]] = Field(min_length=1)
+
+
+class Attack(Section):
+    """Overrides of one attack's declaration, and the checkpoints it is run at (None: all)."""
+
+    checkpoints: tuple[Name, ...] | None = None
+    fields: dict[str, Any]
+
+
+class Scoring(Section):
+    """How reconstructions become numbers."""
+
+    bootstrap: Count = 1000
+    """Resamples behind each interval."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    psnr_tau_min: Annotated[float, Field(ge=0, lt=60)] = 20.0
+    """Least PSNR in dB that counts as recovered."""
+    candidates: Annotated[int, Field(ge=2, le=10**6)] = 100
+    """Images that an identified victim is told apart from, itself included."""
+    folds: Annotated[int, Field(ge=2, le=1000)] = 5
+    """Of the cross-fitting that picks the strongest attack."""
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(min_length=1)
+    entrants: dict[Name, tuple[Name, ...]]
+    scenarios: dict[Name, Scenario] = Field(min_length=1)
+    defenses: dict[Name, Defense] = Field(min_length=1)
+    attacks: dict[Name, Attack]
+    scoring: Scoring = Scoring()
+
+
+def load_params(path: Path | str = "params.yaml", package: Path = PACKAGE) -> Params:
+    """Read and check a params file against the plug-ins of ``package``.
+
+    Raises:
+        ParamsError: anything at all is wrong with it.
+    """
+    data = _read(Path(path))
+    try:
+        known_defenses, known_attacks = defenses(package), attacks(package)
+    except SyntaxError as error:
+        raise ParamsError(f"the plug-ins cannot be read: {error}") from None
+    for key, known, reader in (
+        ("defenses", known_defenses, _points),
+        ("attacks", known_attacks, _overrides),
+    ):
+        if key in data:
+            data[key] = _section(key, data[key], known, reader)
+    params = validated(Params, data)
+    _cross_check(params)
+    return params
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's content, parsed as DVC does (1e-4 is a number there), lists as tuples."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        data = _tuples(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ParamsError(f"{path}: {error.strerror}") from None
+    except RecursionError:
+        raise ParamsError(f"{path}: nested too deeply, or in itself") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        raise ParamsError(f"{path}: {place}{getattr(error, 'problem', None) or error}") from None
+    except Exception as error:  # whatever a tag's constructor makes of a bad value: !!int x
+        raise ParamsError(f"{path}: not YAML: {error or type(error).__name__}") from None
+    if not isinstance(data, dict):
+        raise wrong(str(path), data, f"must be a mapping of {', '.join(Params.model_fields)}")
+    return data
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _section(
+    key: str,
+    section: Any,
+    known: dict[str, Declared],
+    reader: Callable[[str, dict[str, Any], Declared], dict[str, Any]],
+) -> dict[str, Any]:
+    """Each entry of ``defenses`` or ``attacks``, read against its declaration."""
+    if not isinstance(section, dict):
+        raise wrong(key, section, "must be a mapping of names to mappings")
+    read = {}
+    for name, entry in section.items():
+        choose(key, name, known)
+        if not isinstance(entry, dict):
+            raise wrong(f"{key}.{name}", entry, "must be a mapping, {} at least")
+        read[name] = reader(f"{key}.{name}", entry, known[name])
+    return read
+
+
+def _points(key: str, entry: dict[str, Any], declared: Declared) -> dict[str, Any]:
+    """``{common fields, points: {name: fields}}`` with the common fields in every point."""
+    common = {name: value for name, value in entry.items() if name != "points"}
+    _keys(key, common, [*declared.fields, "points"])
+    if "points" not in entry:
+        return {"points": {DEFAULT_POINT: _fields(key, common, declared)}}
+    points = entry["points"]
+    if not isinstance(points, dict) or not points:
+        raise wrong(f"{key}.points", points, "must name at least one point")
+    read = {}
+    for name, fields in points.items():
+        if not isinstance(name, str) or not re.fullmatch(NAME[1:-1], name):
+            raise wrong(f"{key}.points", name, "a name is of lower-case letters, digits, hyphens")
+        if not isinstance(fields, dict):
+            raise wrong(f"{key}.points.{name}", fields, "must be a mapping, {} at least")
+        read[name] = _fields(f"{key}.points.{name}", common | fields, declared)
+    return {"points": read}
+
+
+def _overrides(key: str, entry: dict[str, Any], declared: Declared) -> dict[str, Any]:
+    fields = {name: value for name, value in entry.items() if name != "checkpoints"}
+    _keys(key, fields, [*declared.fields, "checkpoints"])
+    optional = Declared(declared.name, declared.file, declared.fields)
+    read = {"fields": _fields(key, fields, optional)}
+    return read | {name: value for name, value in entry.items() if name == "checkpoints"}
+
+
+def _fields(key: str, values: dict[str, Any], declared: Declared) -> dict[str, Any]:
+    """The given values as the declared types: an int given for a float becomes one."""
+    _keys(key, values, declared.fields)
+    types: dict[str, Any] = {
+        name: (kind, ... if name in declared.required else None)
+        for name, kind in declared.fields.items()
+    }
+    model = create_model(declared.name, __base__=Section, **types)
+    return validated(model, values, key).model_dump(exclude_unset=True)
+
+
+def _keys(key: str, values: Iterable[Any], allowed: Iterable[str]) -> None:
+    for name in values:
+        choose(key, name, allowed, "is no key here")
+
+
+def _cross_check(params: Params) -> None:
+    """What no single section can know."""
+    unique("seeds", params.seeds)
+    for name, entrants in params.entrants.items():
+        key = f"entrants.{name}"
+        choose("entrants", name, params.scenarios)
+        unique(key, entrants)
+        for entrant in entrants:
+            choose(key, entrant, params.defenses, "has no entry under defenses")
+        if "none" not in entrants:
+            raise wrong(key, entrants, "must have 'none', the undefended run")
+    for name, scenario in params.scenarios.items():
+        _check_scenario(f"scenarios.{name}", scenario, params)
+    everywhere = sorted({c for s in params.scenarios.values() for c in s.checkpoints})
+    for name, attack in params.attacks.items():
+        for checkpoint in attack.checkpoints or ():
+            choose(f"attacks.{name}.checkpoints", checkpoint, everywhere)
+
+
+def _check_scenario(key: str, scenario: Scenario, params: Params) -> None:
+    for checkpoint, number in scenario.checkpoints.items():
+        if number > scenario.rounds:
+            rule = f"training ends after round {scenario.rounds}"
+            raise wrong(f"{key}.checkpoints.{checkpoint}", number, rule)
+    unique(f"{key}.attacked_batch_sizes", scenario.attacked_batch_sizes)
+    unique(f"{key}.attacks", scenario.attacks)
+    for attack in scenario.attacks:
+        choose(f"{key}.attacks", attack, params.attacks, "has no entry under attacks")
+    alpha, step = scenario.alpha, scenario.local_learning_rate
+    if scenario.partition == "iid" and alpha is not None:
+        raise wrong(f"{key}.alpha", alpha, "an iid partition has none")
+    if scenario.partition == "dirichlet" and alpha is None:
+        raise wrong(f"{key}.alpha", alpha, "a dirichlet partition needs a positive number")
+    if scenario.partition == "dominant" and not (alpha is not None and alpha <= 1):
+        raise wrong(f"{key}.alpha", alpha, "a dominant partition needs a share in (0, 1]")
+    if scenario.algorithm == "fedsgd" and scenario.local_steps != 1:
+        raise wrong(f"{key}.local_steps", scenario.local_steps, "fedsgd has 1")
+    if scenario.algorithm == "fedsgd" and step is not None:
+        raise wrong(f"{key}.local_learning_rate", step, "fedsgd has none")
+    if scenario.algorithm == "fedavg" and step is None:
+        raise wrong(f"{key}.local_learning_rate", step, "fedavg needs a positive number")
