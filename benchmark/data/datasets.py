@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -140,7 +141,8 @@ def _fashion_mnist(folder: Path) -> Dataset:
     raw = folder / "FashionMNIST" / "raw"
     if not all((raw / file).is_file() for file in FASHION_MD5):
         _download("FashionMNIST", "fashion-mnist", folder)
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     for part in ("train", "t10k"):
         for kind, into in (("images-idx3", images), ("labels-idx1", labels)):
             file = f"{part}-{kind}-ubyte"
@@ -158,7 +160,8 @@ def _cifar10(folder: Path) -> Dataset:
     place = folder / "cifar-10-batches-py"
     if not any((place / file).is_file() for file in CIFAR10_MD5):
         _download("CIFAR10", "cifar10", folder)
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     for file, md5 in CIFAR10_MD5.items():
         if (place / file).is_file():
             pixels, classes = read_cifar_batch(_checked(place / file, md5), file)
@@ -208,12 +211,12 @@ def _checked(path: Path, md5: str) -> bytes:
 
 def _idx(content: bytes, file: str) -> np.ndarray:
     """An array of bytes in MNIST's idx format: 0 0 8 ndim, big-endian sides, values."""
-    sides = content[3] if len(content) > 4 and content[:3] == b"\x00\x00\x08" else 0
-    shape = np.frombuffer(content, ">u4", sides, 4) if len(content) >= 4 + 4 * sides else []
-    values = content[4 + 4 * sides :]
-    if not len(shape) or int(np.prod(shape, dtype=np.int64)) != len(values):
-        raise DataError(f"{file} is not an idx file of bytes")
-    return np.frombuffer(values, np.uint8).reshape(tuple(int(side) for side in shape))
+    start = 4 + 4 * content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 4 else 0
+    if 4 < start <= len(content):
+        shape = tuple(int(side) for side in np.frombuffer(content[4:start], ">u4"))
+        if math.prod(shape) == len(content) - start:
+            return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    raise DataError(f"{file} is not an idx file of bytes")
 
 
 # --------------------------------------------------------------------------- CIFAR's batches

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +20,7 @@ Parts = list[np.ndarray]
 
 def partition(
     kind: str, labels: ArrayLike, clients: int, seed: int, *,
-    minimum: int = 1, **options: float,
+    minimum: int = 1, **options: Any,
 ) -> Parts:  # fmt: skip
     """Spread ``labels``' indices over ``clients`` in the manner ``kind``.
 
@@ -29,7 +30,7 @@ def partition(
         clients: how many.
         seed: the same seed, the same partition.
         minimum: images that every client has at least.
-        options: of the kind, as ``alpha`` of :func:`dirichlet`.
+        options: of the kind: ``alpha``, which :func:`dirichlet` and :func:`dominant` have.
 
     Raises:
         DataError: kind or option is unknown, or there are too few images.
@@ -79,30 +80,30 @@ def dirichlet(
 
 def dominant(
     labels: ArrayLike, clients: int, seed: int, *,
-    spread: float = 0.2, group: int = 3, minimum: int = 1,
+    alpha: float = 0.8, group: int = 3, minimum: int = 1,
 ) -> Parts:  # fmt: skip
-    """A share ``spread`` of every class goes to all, the rest to clients it is dominant for.
+    """A share ``alpha`` of every class goes to clients it is dominant for, the rest to all.
 
     Client i has ``group`` neighbouring classes, each group two classes on from the one before,
     so that of ten classes 0-1-2, 2-3-4, 4-5-6, 6-7-8, 8-9-0 take turns. Source: HyperFL's data
     split (Guo et al., AAAI 2025, arXiv:2412.07187), where clients draw equal numbers; here all
     images are dealt out. A class that is nobody's dominant one goes to all.
     """
-    if not 0 <= spread <= 1 or int(group) < 1:
-        raise DataError(f"spread {spread:g} or group {group:g} is impossible")
+    if not 0 <= alpha <= 1 or group < 1:
+        raise DataError(f"a share of {alpha:g} in groups of {group} classes is impossible")
     rng = np.random.default_rng(seed)
-    members_of = _by_class(labels)
-    classes = len(members_of)
+    by_class = _by_class(labels)
+    classes = len(by_class)
     turns = -(-classes // 2)
     favours = np.zeros((clients, classes))
     for client in range(clients):
         start = 2 * (client % turns)
-        favours[client, [(start + step) % classes for step in range(int(group))]] = 1
+        favours[client, [(start + step) % classes for step in range(group)]] = 1
+    everyone = np.full(clients, 1 / clients)
     parts: Parts = [np.empty(0, dtype=np.int64) for _ in range(clients)]
-    for label, members in enumerate(members_of):
+    for label, members in enumerate(by_class):
         members = rng.permutation(members)
-        common = round(spread * len(members))
-        everyone = np.full(clients, 1 / clients)
+        common = len(members) - round(alpha * len(members))
         favoured = favours[:, label] / max(1, favours[:, label].sum())
         _deal(parts, members[:common], everyone)
         _deal(parts, members[common:], favoured if favoured.any() else everyone)

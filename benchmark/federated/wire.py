@@ -193,7 +193,10 @@ class _Reader:
         if width == 8:
             return np.frombuffer(self.take(count), dtype=np.uint8)
         rows = self.bits(count * width).reshape(count, width)
-        return sum(rows[:, bit].astype(np.int64) << bit for bit in range(width))
+        numbers = np.zeros(count, dtype=np.int64)
+        for bit in range(width):
+            numbers |= rows[:, bit].astype(np.int64) << bit
+        return numbers
 
 
 def _blocks(message: bytes, schema: Schema) -> dict[str, tuple[int, Tensor]]:
