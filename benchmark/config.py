@@ -19,7 +19,10 @@ from benchmark.declared import PACKAGE, Declared, attacks, defenses
 __all__ = ["Attack", "Defense", "Params", "ParamsError", "Scenario", "Scoring", "load_params"]
 
 NAME = r"^[a-z][a-z0-9-]*$"
+POINT = r"^[a-z0-9][a-z0-9.-]*$"
 DEFAULT_POINT = "default"
+DATASETS = ("digits", "fashion-mnist", "cifar10")
+SPLITS = ("client", "test", "auxiliary", "tuning", "report")
 
 Name = Annotated[str, Field(pattern=NAME)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
@@ -32,18 +35,14 @@ class Side(Section):
     labels: bool
 
 
-class Scenario(Section):
-    """Data, victim model and federated setting of one board."""
+class Federation(Section):
+    """How a scenario's model is trained."""
 
-    title: str
-    description: str
-    kind: Literal["demo", "ranked"]
-    data: Name
     model: Name
     clients: Count
     partition: Literal["iid", "dirichlet", "dominant"]
     alpha: Rate | None = None
-    """Dirichlet concentration, or the dominant class's share in (0, 1]; absent for iid."""
+    """Dirichlet concentration, or (dominant) the share of each class dealt to all; absent for iid."""
     algorithm: Literal["fedsgd", "fedavg"]
     local_steps: Count = 1
     batch_size: Count
@@ -54,20 +53,42 @@ class Scenario(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     local_learning_rate: Rate | None = None
     """Of the clients' local steps; fedavg only."""
+    private_learning_rate: Rate = 0.1
+    """Of the parameters that never leave their client."""
+    target_accuracy: Annotated[float, Field(gt=0, le=1)]
+    """Test accuracy up to which bytes are counted."""
     checkpoints: dict[Name, Annotated[int, Field(ge=0)]] = Field(min_length=1)
     """Name -> finished rounds when the server looks (0: the untrained model)."""
+
+
+class Observation(Section):
+    """What the server is shown at each checkpoint."""
+
     victims: Count
     """Per seed."""
-    attacked_batch_sizes: tuple[Count, ...] = Field(min_length=1)
+    batch_sizes: tuple[Count, ...] = Field(min_length=1)
+    """Images per local step of the attacked messages."""
     side: Side
+
+
+class Scenario(Section):
+    """Data, victim model and federated setting of one board."""
+
+    title: str
+    description: str
+    kind: Literal["demo", "ranked"]
+    data: Name
+    splits: dict[Name, Count]
+    """Images of client, test, auxiliary, tuning and report; no image is in two of them."""
+    federation: Federation
+    observation: Observation
     attacks: tuple[Name, ...] = Field(min_length=1)
-    target_accuracy: Annotated[float, Field(gt=0, le=1)]
 
 
 class Defense(Section):
     """Operating points of one defense, in the order of the file: name -> all its parameters."""
 
-    points: dict[Name, dict[str, Any]] = Field(min_length=1)
+    points: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
 class Attack(Section):
@@ -180,8 +201,10 @@ def _points(key: str, entry: dict[str, Any], declared: Declared) -> dict[str, An
         raise wrong(f"{key}.points", points, "must name at least one point")
     read = {}
     for name, fields in points.items():
-        if not isinstance(name, str) or not re.fullmatch(NAME[1:-1], name):
-            raise wrong(f"{key}.points", name, "a name is of lower-case letters, digits, hyphens")
+        if not isinstance(name, str) or not re.match(POINT, name):
+            raise wrong(
+                f"{key}.points", name, "a name is of lower-case letters, digits, hyphens, dots"
+            )
         if not isinstance(fields, dict):
             raise wrong(f"{key}.points.{name}", fields, "must be a mapping, {} at least")
         read[name] = _fields(f"{key}.points.{name}", common | fields, declared)
@@ -225,31 +248,47 @@ def _cross_check(params: Params) -> None:
             raise wrong(key, entrants, "must have 'none', the undefended run")
     for name, scenario in params.scenarios.items():
         _check_scenario(f"scenarios.{name}", scenario, params)
-    everywhere = sorted({c for s in params.scenarios.values() for c in s.checkpoints})
+    everywhere = sorted({c for s in params.scenarios.values() for c in s.federation.checkpoints})
     for name, attack in params.attacks.items():
         for checkpoint in attack.checkpoints or ():
             choose(f"attacks.{name}.checkpoints", checkpoint, everywhere)
 
 
 def _check_scenario(key: str, scenario: Scenario, params: Params) -> None:
-    for checkpoint, number in scenario.checkpoints.items():
-        if number > scenario.rounds:
-            rule = f"training ends after round {scenario.rounds}"
-            raise wrong(f"{key}.checkpoints.{checkpoint}", number, rule)
-    unique(f"{key}.attacked_batch_sizes", scenario.attacked_batch_sizes)
+    choose(f"{key}.data", scenario.data, DATASETS)
+    for part in SPLITS:
+        if part not in scenario.splits:
+            raise wrong(f"{key}.splits", scenario.splits, f"must have {', '.join(SPLITS)}")
+    for part in scenario.splits:
+        choose(f"{key}.splits", part, SPLITS)
+    unique(f"{key}.observation.batch_sizes", scenario.observation.batch_sizes)
     unique(f"{key}.attacks", scenario.attacks)
     for attack in scenario.attacks:
         choose(f"{key}.attacks", attack, params.attacks, "has no entry under attacks")
-    alpha, step = scenario.alpha, scenario.local_learning_rate
-    if scenario.partition == "iid" and alpha is not None:
+    _check_federation(f"{key}.federation", scenario.federation)
+
+
+def _check_federation(key: str, federation: Federation) -> None:
+    choose(f"{key}.model", federation.model, _models())
+    for checkpoint, number in federation.checkpoints.items():
+        if number > federation.rounds:
+            rule = f"training ends after round {federation.rounds}"
+            raise wrong(f"{key}.checkpoints.{checkpoint}", number, rule)
+    alpha, step = federation.alpha, federation.local_learning_rate
+    if federation.partition == "iid" and alpha is not None:
         raise wrong(f"{key}.alpha", alpha, "an iid partition has none")
-    if scenario.partition == "dirichlet" and alpha is None:
+    if federation.partition == "dirichlet" and alpha is None:
         raise wrong(f"{key}.alpha", alpha, "a dirichlet partition needs a positive number")
-    if scenario.partition == "dominant" and not (alpha is not None and alpha <= 1):
+    if federation.partition == "dominant" and not (alpha is not None and alpha <= 1):
         raise wrong(f"{key}.alpha", alpha, "a dominant partition needs a share in (0, 1]")
-    if scenario.algorithm == "fedsgd" and scenario.local_steps != 1:
-        raise wrong(f"{key}.local_steps", scenario.local_steps, "fedsgd has 1")
-    if scenario.algorithm == "fedsgd" and step is not None:
+    if federation.algorithm == "fedsgd" and federation.local_steps != 1:
+        raise wrong(f"{key}.local_steps", federation.local_steps, "fedsgd has 1")
+    if federation.algorithm == "fedsgd" and step is not None:
         raise wrong(f"{key}.local_learning_rate", step, "fedsgd has none")
-    if scenario.algorithm == "fedavg" and step is None:
+    if federation.algorithm == "fedavg" and step is None:
         raise wrong(f"{key}.local_learning_rate", step, "fedavg needs a positive number")
+
+
+def _models() -> list[str]:
+    files = (path.stem for path in (PACKAGE / "models").glob("[a-z]*.py"))
+    return sorted(name for name in files if name != "base")

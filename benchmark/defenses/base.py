@@ -78,6 +78,10 @@ class Defense:
         """
         return update, memory
 
+    def server_rate(self, rate: float) -> float:
+        """The server's step size where the scenario has ``rate``: a defense may need another."""
+        return rate
+
     def message(self, updates: Sequence[Update]) -> list[Update]:
         """What the server receives from all clients of a round; here, each client's own."""
         return list(updates)

@@ -73,11 +73,17 @@ class HyperFL(Defense):
 
     embedding: int = 64
     hidden: int = 128
+    rate: float = 0.1
 
     def __post_init__(self) -> None:
         for field in ("embedding", "hidden"):
             value = getattr(self, field)
             require(value >= 1, f"hyperfl.{field} must be at least 1, not {value}")
+        require(self.rate > 0, f"hyperfl.rate must be positive, not {self.rate}")
+
+    def server_rate(self, rate: float) -> float:
+        """Smaller by ``rate``: a step on the hypernetwork moves the weights it makes by more."""
+        return rate * self.rate
 
     def wrap(self, model: VictimModel) -> VictimModel:
         """The model whose features are generated."""

@@ -101,7 +101,8 @@ def simulate(
         secret: keys the clients' randomness; the data order is public.
     """
     weights, clients = start(setting, len(parts), seed, secret)
-    server = Server(weights, protocol.learning_rate, protocol.momentum)
+    rate = setting.defense.server_rate(protocol.learning_rate)
+    server = Server(weights, rate, protocol.momentum)
     shares = [_label_shares(part.labels, setting.classes) for part in parts]
     judge = _judge(setting, test, shares)
     accuracy, loss = judge(server.weights, clients)
