@@ -205,7 +205,6 @@ def _type(node: ast.expr, module: ast.Module) -> Any:
         if kind == "Optional":
             return typing.Optional[_type(inner[0], module)]  # noqa: UP045
         if kind in ("tuple", "Tuple"):
-            return tuple[
-                tuple(... if ast.unparse(part) == "..." else _type(part, module) for part in inner)
-            ]
+            parts = [... if ast.unparse(p) == "..." else _type(p, module) for p in inner]
+            return tuple.__class_getitem__(tuple(parts))
     raise TypeError(ast.unparse(node))
