@@ -1,0 +1,289 @@
+"""What an attack is: a frozen value that turns evidence into guesses, and is not trusted.
+
+The author of an attack writes `supports`, `reconstruct` and `measure`. The base owns `run` and
+`loss`: it refuses what the attack does not support, and checks everything that comes back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from benchmark.evidence.base import Evidence
+
+
+class AttackError(RuntimeError):
+    """An attack broke its contract: the shape, type or finiteness of what it returned."""
+
+
+class Unsupported(ValueError):
+    """An attack was run on evidence that it does not support. The message is the reason."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What an attack believes about one victim.
+
+    images       [N, C, H, W] pixels in [0, 1]
+    labels       [N] int64, or None where the evidence has no use for labels
+    soft         [N, classes] probabilities, or None where no distribution was estimated
+    hidden       the client's hidden variables that explain the evidence together with the images
+    loss         the attack's own objective at its solution, data term only (no prior); before
+                 clipping to [0, 1] for attacks without a box
+    evaluations  gradient evaluations on the victim model, all restarts and line searches counted
+    stopped      "budget", "converged" or "timeout"; empty for closed forms
+    strategy     how the engine computed it, a pure function of shapes; empty without an engine
+    chunk        trials computed together
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    soft: Tensor | None
+    hidden: dict[str, Tensor] = field(default_factory=dict)
+    loss: float = math.nan
+    evaluations: int = 0
+    stopped: str = ""
+    strategy: str = ""
+    chunk: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """One attack with its parameters, as a value: equal parameters, equal attack."""
+
+    name: str
+    title: str = ""
+    cite: str = ""
+    url: str = ""
+    summary: str = ""
+
+    def supports(self, evidence: Evidence) -> str | None:
+        """None if the attack can read this evidence, otherwise the reason why it cannot."""
+        return None
+
+    def reconstruct(
+        self,
+        evidences: Sequence[Evidence],
+        public: Any,
+        seeds: Sequence[int],
+        deadline: float | None,
+    ) -> list[Guess]:
+        """One guess per evidence. `seeds` key the random starts, one per victim;
+        `deadline` is a `time.monotonic` instant after which the best guess so far is returned."""
+        raise NotImplementedError
+
+    def measure(
+        self,
+        evidences: Sequence[Evidence],
+        images: Sequence[Tensor],
+        soft: Sequence[Tensor | None],
+        hidden: Sequence[Mapping[str, Tensor]],
+    ) -> list[float]:
+        """The attack's objective, data term only, at given points. Arguments as in `losses`."""
+        raise NotImplementedError
+
+    @final
+    def run(
+        self,
+        evidences: Sequence[Evidence],
+        public: Any = None,
+        seeds: Sequence[int] | None = None,
+        deadline: float | None = None,
+    ) -> list[Guess]:
+        """Attack several victims of one cell at once.
+
+        Args:
+            evidences: one per victim, equal in structure and setting.
+            public: public data of the scenario, for attacks that learn.
+            seeds: one per victim; a victim's start depends on its own seed only. Default 0, 1, ...
+            deadline: an instant of `time.monotonic`; later, the best guess so far is returned.
+
+        Returns:
+            One checked guess per victim, on the CPU, images clipped to [0, 1].
+
+        Raises:
+            Unsupported: with the reason that `supports` gives.
+            AttackError: if the attack returned something malformed.
+        """
+        evidences = list(evidences)
+        chosen = list(range(len(evidences))) if seeds is None else [int(s) for s in seeds]
+        if len(chosen) != len(evidences):
+            raise ValueError(f"{len(evidences)} victims need as many seeds, not {len(chosen)}")
+        for evidence in evidences:
+            reason = self.supports(evidence)
+            if reason is not None:
+                raise Unsupported(f"{self.name} on {evidence.name}: {reason}")
+        if not evidences:
+            return []
+        guesses = self.reconstruct(evidences, public, chosen, deadline)
+        if len(guesses) != len(evidences):
+            raise AttackError(
+                f"{self.name} returned {len(guesses)} guesses for {len(evidences)} victims"
+            )
+        return [self._checked(g, e) for g, e in zip(guesses, evidences, strict=True)]
+
+    @final
+    def losses(
+        self,
+        evidences: Sequence[Evidence],
+        images: Sequence[Tensor],
+        soft: Sequence[Tensor | None],
+        hidden: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> list[float]:
+        """The attack's objective (data term, no prior) at any point, for many victims.
+
+        Args:
+            evidences: as in `run`.
+            images: per victim [N, C, H, W], pixels in [0, 1].
+            soft: per victim [N, classes] probabilities, or None where labels play no part.
+            hidden: per victim the hidden variables, default none.
+        """
+        evidences = list(evidences)
+        if not evidences:
+            return []
+        if hidden is None:
+            hidden = [{} for _ in evidences]
+        return [float(v) for v in self.measure(evidences, images, soft, hidden)]
+
+    @final
+    def loss(
+        self,
+        evidence: Evidence,
+        images: Tensor,
+        soft: Tensor | None,
+        hidden: Mapping[str, Tensor] | None = None,
+    ) -> float:
+        """`losses` for one victim."""
+        return self.losses([evidence], [images], [soft], [hidden or {}])[0]
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that decides what the attack computes, as JSON-able values."""
+        values = {
+            f.name: _plain(getattr(self, f.name))
+            for f in dataclasses.fields(self)
+            if f.name not in _DESCRIPTION
+        }
+        return {"attack": type(self).__name__, **values}
+
+    def configured(self, **changes: Any) -> Attack:
+        """The same attack with other parameters; nested values by mappings: `prior={"weight": 0}`.
+
+        Raises:
+            ValueError: naming an unknown parameter and what is allowed.
+        """
+        return _replaced(self, changes, self.name, fixed=(*_DESCRIPTION, "name"))
+
+    def _checked(self, guess: Guess, evidence: Evidence) -> Guess:
+        setting = evidence.setting
+        count, classes = setting.images, setting.classes
+        images = _finite(self.name, "images", guess.images, (count, *setting.shape))
+        labels = guess.labels
+        if labels is not None:
+            if labels.dtype != torch.int64 or tuple(labels.shape) != (count,):
+                raise AttackError(f"{self.name}: labels must be [{count}] int64")
+            if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+                raise AttackError(f"{self.name}: a label lies outside 0..{classes - 1}")
+            labels = labels.detach().cpu().clone()
+        soft = guess.soft
+        if soft is not None:
+            soft = _finite(self.name, "soft labels", soft, (count, classes)).clamp(0, 1)
+        hidden = {
+            name: _finite(self.name, f"hidden {name}", value, tuple(evidence.hidden[name].shape))
+            for name, value in guess.hidden.items()
+            if name in evidence.hidden
+        }
+        return dataclasses.replace(
+            guess,
+            images=images.clamp(0, 1),
+            labels=labels,
+            soft=soft,
+            hidden=hidden,
+            loss=float(guess.loss),
+            evaluations=max(0, int(guess.evaluations)),
+        )
+
+
+_DESCRIPTION = ("title", "cite", "url", "summary")
+_REGISTRY: dict[str, Attack] = {}
+# Modules of this package that are parts of attacks, not attacks.
+_PARTS = {"base", "engine", "labels", "objectives", "optimisation", "optimisers", "priors"}
+
+A = TypeVar("A", bound=Attack)
+
+
+def register(attack: A) -> A:
+    """Make an attack known by its name, which is also its file's name.
+
+    Raises:
+        ValueError: if another attack has that name.
+    """
+    known = _REGISTRY.get(attack.name)
+    if known is not None and known != attack:
+        raise ValueError(f"two attacks are called {attack.name!r}")
+    _REGISTRY[attack.name] = attack
+    return attack
+
+
+def names() -> list[str]:
+    """The names of all attacks, without importing them."""
+    import benchmark.attacks
+
+    found = {m.name for m in pkgutil.iter_modules(benchmark.attacks.__path__)}
+    return sorted((found - _PARTS) | set(_REGISTRY))
+
+
+def get(name: str) -> Attack:
+    """The registered attack of that name, with its published parameters.
+
+    Raises:
+        KeyError: naming what is allowed.
+    """
+    if name not in _REGISTRY:
+        if name not in names():
+            raise KeyError(f"unknown attack {name!r}; allowed: {', '.join(names())}")
+        importlib.import_module(f"benchmark.attacks.{name}")
+    return _REGISTRY[name]
+
+
+def _finite(name: str, what: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(value, Tensor) or tuple(value.shape) != tuple(shape):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise AttackError(f"{name}: {what} must have shape {tuple(shape)}, not {got}")
+    value = value.detach().to("cpu", torch.float32, copy=True)
+    if not bool(torch.isfinite(value).all()):
+        raise AttackError(f"{name}: {what} are not finite")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A nested value of dataclasses as dictionaries that say which class they came from."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inner = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__, **inner}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _replaced(value: Any, changes: Mapping[str, Any], where: str, fixed: tuple[str, ...]) -> Any:
+    allowed = [f.name for f in dataclasses.fields(value) if f.name not in fixed]
+    new = {}
+    for key, change in changes.items():
+        if key not in allowed:
+            raise ValueError(
+                f"{where} has no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}"
+            )
+        old = getattr(value, key)
+        if isinstance(change, Mapping) and dataclasses.is_dataclass(old):
+            change = _replaced(old, change, f"{where}.{key}", ())
+        new[key] = tuple(change) if isinstance(change, list) else change
+    return dataclasses.replace(value, **new)

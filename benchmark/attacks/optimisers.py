@@ -1,0 +1,371 @@
+"""Minimising many independent trials at once: every tensor has the trials as first dimension.
+
+No trial looks at another: step sizes, memories, line searches and restarts are kept per trial.
+The result of a trial is the iterate with the least loss of its own, not the last one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Variables = dict[str, Tensor]
+"""Name -> [trials, ...]."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Losses and gradients at one point per trial.
+
+    total [trials] is what is minimised, data [trials] its part without priors, gradients as the
+    variables.
+    """
+
+    total: Tensor
+    data: Tensor
+    gradients: Variables
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an optimiser is given.
+
+    evaluate   losses and gradients at a point per trial
+    fresh      (attempt) -> random starts for all trials; attempt 0 is the first
+    box        lowest and highest values of a variable, [1, ...] tensors, for those that have them
+    rates      first-order step sizes of single variables; others use the optimiser's own
+    deadline   instant of `time.monotonic` after which the best so far is returned
+    """
+
+    evaluate: Callable[[Variables], Evaluation]
+    fresh: Callable[[int], Variables]
+    box: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    deadline: float | None = None
+
+    def late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+@dataclass
+class Best:
+    """The best point of every trial so far, and how many evaluations were spent on it."""
+
+    variables: Variables
+    total: Tensor
+    data: Tensor
+    evaluations: Tensor
+    stopped: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, start: Variables) -> Best:
+        first = next(iter(start.values()))
+        unknown = first.new_full((first.shape[0],), torch.inf)
+        return cls(
+            {k: v.clone() for k, v in start.items()},
+            unknown,
+            unknown.clone(),
+            torch.zeros(first.shape[0], dtype=torch.int64, device=first.device),
+        )
+
+    def note(self, variables: Variables, at: Evaluation, running: Tensor | None = None) -> None:
+        """Count an evaluation of the running trials and keep what improved."""
+        better = at.total < self.total  # false for NaN
+        if running is not None:
+            better = better & running
+            self.evaluations += running
+        else:
+            self.evaluations += 1
+        self.total = torch.where(better, at.total, self.total)
+        self.data = torch.where(better, at.data, self.data)
+        for name, value in variables.items():
+            self.variables[name] = torch.where(_as(better, value), value, self.variables[name])
+
+
+class Optimiser(Protocol):
+    """Minimises a problem within a number of evaluations per trial."""
+
+    def minimise(self, problem: Problem, evaluations: int) -> Best: ...
+
+
+@dataclass(frozen=True)
+class SignedAdam:
+    """Adam on the sign of the images' gradient; plain Adam on everything else.
+
+    Source: Geiping et al., NeurIPS 2020. Step sizes fall tenfold at each milestone (shares of the
+    budget); images are projected to their box after every step.
+
+    lr         step size of the images, in normalised model inputs
+    signed     the variables whose gradient's sign is used
+    """
+
+    lr: float = 0.1
+    milestones: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
+    decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    signed: tuple[str, ...] = ("images",)
+
+    def minimise(self, problem: Problem, evaluations: int) -> Best:
+        """`evaluations` steps, each from one gradient evaluation."""
+        point = problem.fresh(0)
+        best = Best.of(point)
+        names = list(point)
+        rates = [problem.rates.get(name, self.lr) for name in names]
+        first = [torch.zeros_like(point[name]) for name in names]
+        second = [torch.zeros_like(point[name]) for name in names]
+        for step in range(evaluations):
+            if step and problem.late():
+                return _ended(best, "timeout")
+            at = problem.evaluate(point)
+            best.note(point, at)
+            slower = self.decay ** sum(step >= m * evaluations for m in self.milestones)
+            # A trial whose loss is not finite stays where it is until Adam's memory moves it on.
+            gradients = [
+                g.sign() if name in self.signed else g
+                for name, g in ((n, at.gradients[n].nan_to_num(0.0, 0.0, 0.0)) for n in names)
+            ]
+            torch._foreach_lerp_(first, gradients, 1 - self.beta1)
+            torch._foreach_mul_(second, self.beta2)
+            torch._foreach_addcmul_(second, gradients, gradients, 1 - self.beta2)
+            root = torch._foreach_sqrt(second)
+            torch._foreach_div_(root, (1 - self.beta2 ** (step + 1)) ** 0.5)
+            torch._foreach_add_(root, self.epsilon)
+            moved = torch._foreach_div(first, root)
+            bias = 1 - self.beta1 ** (step + 1)
+            point = {
+                name: point[name] - (rate * slower / bias) * move
+                for name, rate, move in zip(names, rates, moved, strict=True)
+            }
+            for name, (low, high) in problem.box.items():
+                point[name] = torch.minimum(torch.maximum(point[name], low), high)
+        return _ended(best, "budget")
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS (two-loop recursion) with a weak Wolfe line search.
+
+    Sources: Nocedal and Wright, "Numerical Optimization", algorithm 7.4; the bracketing of Lewis
+    and Overton, Math. Programming 141, 2013. Every evaluation serves all trials, each at its own
+    stage of its own line search. A trial whose search fails forgets its curvature; one that
+    fails again, or that no longer improves, starts afresh at another random point as long as
+    evaluations are left.
+
+    history     curvature pairs kept
+    tolerance   a trial with a loss below it is done
+    patience    a fresh start after this many accepted steps that gained less than `progress`
+    searches    evaluations of one line search before it fails
+    """
+
+    history: int = 20
+    tolerance: float = 1e-9
+    patience: int = 8
+    progress: float = 1e-3
+    searches: int = 10
+    decrease: float = 1e-4
+    curvature: float = 0.9
+
+    def minimise(self, problem: Problem, evaluations: int) -> Best:
+        """At most `evaluations` gradient evaluations per trial."""
+        start = problem.fresh(0)
+        best = Best.of(start)
+        shapes = {name: value.shape[1:] for name, value in start.items()}
+        state = _Search(self, _join(start))
+        restarts = 0
+        while True:
+            running = ~state.done
+            if not bool(running.any()):
+                return _ended(best, "converged")
+            spent = int(best.evaluations.max())
+            if spent >= evaluations:
+                return _ended(best, "budget", state.done)
+            if spent and problem.late():
+                return _ended(best, "timeout", state.done)
+            trial = _split(state.trial(), shapes)
+            at = problem.evaluate(trial)
+            best.note(trial, at, running)
+            state.observe(at.total, _join(at.gradients))
+            if bool(state.stuck.any()):
+                restarts += 1
+                state.restart(_join(problem.fresh(restarts)))
+
+
+class _Search:
+    """The line searches and memories of all trials; one `observe` per evaluation."""
+
+    def __init__(self, rule: LBFGS, point: Tensor) -> None:
+        trials, size = point.shape
+        self.rule = rule
+        self.point = point
+        self.rows = torch.arange(trials, device=point.device)
+        self.loss = point.new_full((trials,), torch.inf)
+        self.gradient = torch.zeros_like(point)
+        self.direction = torch.zeros_like(point)
+        self.slope = point.new_zeros(trials)
+        self.step = point.new_zeros(trials)
+        self.low = point.new_zeros(trials)
+        self.high = point.new_full((trials,), torch.inf)
+        self.tries = point.new_zeros(trials)
+        self.idle = point.new_zeros(trials)
+        self.begun = torch.zeros(trials, dtype=torch.bool, device=point.device)
+        self.done = torch.zeros_like(self.begun)
+        self.stuck = torch.zeros_like(self.begun)
+        self.slot = torch.zeros(trials, dtype=torch.int64, device=point.device)
+        self.moves = point.new_zeros(trials, rule.history, size)
+        self.bends = point.new_zeros(trials, rule.history, size)
+        # 1 / (move . bend); zero marks an empty place, which then drops out of the recursion.
+        self.rho = point.new_zeros(trials, rule.history)
+        self.scale = point.new_ones(trials)
+
+    def trial(self) -> Tensor:
+        """Where every trial wants to be evaluated next."""
+        return torch.addcmul(self.point, self.step[:, None], self.direction)
+
+    def observe(self, loss: Tensor, gradient: Tensor) -> None:
+        """Move every trial's line search on by what was found at `trial()`."""
+        rule = self.rule
+        active = ~self.done
+        finite = loss.isfinite() & gradient.isfinite().all(1)
+        gradient = torch.where(finite[:, None], gradient, 0.0)
+        along = (gradient * self.direction).sum(1)
+        enough = finite & (loss <= self.loss + rule.decrease * self.step * self.slope)
+        flat = along >= rule.curvature * self.slope
+        first = active & ~self.begun
+        accept = active & ((self.begun & enough & flat) | (first & finite))
+        # A search that ran out of tries but did descend is worth keeping.
+        last = self.tries + 1 >= rule.searches
+        accept = accept | (active & self.begun & last & enough)
+        fail = active & ~accept & (last | (first & ~finite))
+        seek = active & ~accept & ~fail
+
+        shorter = seek & ~enough
+        longer = seek & enough
+        self.high = torch.where(shorter, self.step, self.high)
+        self.low = torch.where(longer, self.step, self.low)
+        # Least point of the parabola through the loss, the slope and this loss, kept inside.
+        rise = loss - self.loss - self.step * self.slope
+        guess = -0.5 * self.slope * self.step.square() / rise
+        guess = torch.where(guess.isfinite() & (self.low == 0), guess, 0.5 * (self.low + self.high))
+        width = self.high - self.low
+        inside = torch.minimum(
+            torch.maximum(guess, self.low + 0.1 * width), self.high - 0.1 * width
+        )
+        wider = torch.where(self.high.isinf(), 2 * self.step, 0.5 * (self.low + self.high))
+        self.step = torch.where(shorter, inside, torch.where(longer, wider, self.step))
+        self.tries = torch.where(seek, self.tries + 1, self.tries)
+
+        memory = (self.rho != 0).any(1)
+        forget = fail & memory & self.begun
+        self.stuck = fail & ~forget
+        if bool(accept.any()):
+            self._accept(accept, loss, gradient)
+        if bool(forget.any()):
+            self._forget(forget)
+        if bool((accept | forget).any()):
+            self._aim(accept | forget)
+
+    def restart(self, fresh: Tensor) -> None:
+        """Begin again at `fresh` where a trial is stuck."""
+        stuck = self.stuck
+        self._forget(stuck)
+        self.point = torch.where(stuck[:, None], fresh, self.point)
+        self.direction = torch.where(stuck[:, None], 0.0, self.direction)
+        self.loss = torch.where(stuck, torch.inf, self.loss)
+        self.begun = self.begun & ~stuck
+        self.step = torch.where(stuck, 0.0, self.step)
+        for counter in (self.tries, self.idle):
+            counter.masked_fill_(stuck, 0.0)
+        self.stuck = torch.zeros_like(stuck)
+
+    def _accept(self, accept: Tensor, loss: Tensor, gradient: Tensor) -> None:
+        rule = self.rule
+        pairs = accept & self.begun
+        move = self.step[:, None] * self.direction
+        bend = gradient - self.gradient
+        product = (move * bend).sum(1)
+        square = bend.square().sum(1)
+        curved = pairs & (product > 1e-10 * move.norm(dim=1) * bend.norm(dim=1)) & (square > 0)
+        rows = self.rows[curved]
+        if len(rows):
+            place = self.slot[rows]
+            self.moves[rows, place] = move[rows]
+            self.bends[rows, place] = bend[rows]
+            self.rho[rows, place] = product[rows].reciprocal()
+            self.scale[rows] = product[rows] / square[rows]
+            self.slot[rows] = (place + 1) % rule.history
+        idle = pairs & (self.loss - loss < rule.progress * self.loss)
+        self.idle = torch.where(pairs, torch.where(idle, self.idle + 1, 0.0), self.idle)
+        self.stuck = self.stuck | (accept & (self.idle >= rule.patience))
+        self.point = torch.where(pairs[:, None], self.point + move, self.point)
+        self.loss = torch.where(accept, loss, self.loss)
+        self.gradient = torch.where(accept[:, None], gradient, self.gradient)
+        self.begun = self.begun | accept
+        self.done = self.done | (accept & (loss <= rule.tolerance))
+
+    def _forget(self, which: Tensor) -> None:
+        self.rho[which] = 0.0
+        self.moves[which] = 0.0
+        self.bends[which] = 0.0
+        self.slot[which] = 0
+        self.scale[which] = 1.0
+
+    def _aim(self, which: Tensor) -> None:
+        """New directions, from the two-loop recursion over every trial's memory."""
+        rule = self.rule
+        towards = self.gradient.clone()
+        factors = []
+        for back in range(1, rule.history + 1):
+            place = (self.slot - back) % rule.history
+            rho = self.rho[self.rows, place]
+            factor = rho * (self.moves[self.rows, place] * towards).sum(1)
+            towards = torch.addcmul(towards, -factor[:, None], self.bends[self.rows, place])
+            factors.append((place, rho, factor))
+        towards = towards * self.scale[:, None]
+        for place, rho, factor in reversed(factors):
+            undo = rho * (self.bends[self.rows, place] * towards).sum(1)
+            towards = torch.addcmul(towards, (factor - undo)[:, None], self.moves[self.rows, place])
+        slope = -(towards * self.gradient).sum(1)
+        downhill = slope.isfinite() & (slope < 0)
+        memory = (self.rho != 0).any(1) & downhill
+        towards = torch.where(downhill[:, None], towards, self.gradient)
+        slope = torch.where(downhill, slope, -self.gradient.square().sum(1))
+        # Without curvature the first step moves no coordinate by more than one in sum.
+        cautious = self.gradient.abs().sum(1).reciprocal().clamp(max=1.0)
+        step = torch.where(memory, torch.ones_like(slope), cautious)
+        self.direction = torch.where(which[:, None], -towards, self.direction)
+        self.slope = torch.where(which, slope, self.slope)
+        self.step = torch.where(which, step, self.step)
+        self.low = torch.where(which, 0.0, self.low)
+        self.high = torch.where(which, torch.inf, self.high)
+        self.tries = torch.where(which, 0.0, self.tries)
+
+
+def _as(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.reshape(-1, *([1] * (like.dim() - 1)))
+
+
+def _join(variables: Variables) -> Tensor:
+    return torch.cat([v.flatten(1) for v in variables.values()], 1)
+
+
+def _split(flat: Tensor, shapes: Mapping[str, torch.Size]) -> Variables:
+    sizes = [shape.numel() for shape in shapes.values()]
+    parts = flat.split(sizes, 1)
+    return {
+        name: part.reshape(flat.shape[0], *shape)
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def _ended(best: Best, why: str, done: Tensor | None = None) -> Best:
+    trials = best.total.shape[0]
+    flags = [False] * trials if done is None else done.tolist()
+    best.stopped = ["converged" if flag else why for flag in flags]
+    return best
