@@ -62,10 +62,11 @@ clean:
 # An environment that is broken, or made by an older Python, is made anew.
 $(STAMP): requirements.txt
 	@if ! $(PY) -c '$(AT_LEAST_311); import pip' >/dev/null 2>&1; then \
-	    $(PYTHON) -c '$(AT_LEAST_311)' >/dev/null 2>&1 || { echo '$(OLD_PYTHON)' >&2; exit 1; }; \
+	    "$(PYTHON)" -c '$(AT_LEAST_311)' >/dev/null 2>&1 || { echo '$(OLD_PYTHON)' >&2; exit 1; }; \
 	    echo "Creating $(VENV)"; \
-	    $(PYTHON) -m venv --clear $(VENV) || exit 1; \
+	    "$(PYTHON)" -m venv --clear $(VENV) || exit 1; \
 	fi
 	@rm -f $(STAMP)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "Installing what requirements.txt pins (the first time takes minutes)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $(STAMP)

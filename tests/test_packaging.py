@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -87,12 +88,8 @@ def test_every_import_is_a_declared_dependency():
 
 
 def test_the_environment_holds_what_is_pinned():
-    report = subprocess.run(
-        [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    broken = [line for line in report.stdout.splitlines() if "has requirement" in line]
-    assert not broken, report.stdout
+    installed = {name: version(name).split("+")[0] for name in pins()}
+    assert installed == pins()
 
 
 @pytest.fixture
@@ -106,9 +103,12 @@ def tree(tmp_path: Path) -> Path:
 
 
 def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # These tests may be running under `make test`, whose options are not for this make.
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"}
     return subprocess.run(
-        ["make", *arguments], cwd=tree, capture_output=True, text=True, check=False, timeout=300
-    )
+        ["make", *arguments],
+        cwd=tree, env=outside, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
 
 
 def test_an_old_python_ends_with_one_line_that_says_so(tree):
@@ -146,5 +146,4 @@ def test_a_broken_environment_is_made_anew(tree):
     (tree / ".venv/bin").mkdir(parents=True)
     (tree / ".venv/bin/python").write_text("not a python")
     assert make(tree, ".venv/.installed", f"PYTHON={sys.executable}").returncode == 0
-    version = subprocess.run([tree / ".venv/bin/python", "-c", ""], check=False)
-    assert version.returncode == 0
+    subprocess.run([tree / ".venv/bin/python", "-c", "import pip"], check=True, timeout=60)
