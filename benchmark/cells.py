@@ -122,7 +122,7 @@ class Store:
                 old = time.time() - folder.stat().st_mtime > _DAY
             except FileNotFoundError:
                 continue
-            if old or (host == platform.node() and not _alive(int(pid))):
+            if old or (host == platform.node() and not is_alive(int(pid))):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -158,7 +158,8 @@ def _signature() -> str:
     return f"{platform.node()}~{os.getpid()}~"
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
