@@ -46,10 +46,14 @@ class VictimModel(nn.Module):
         return logits, logits.new_zeros(())
 
     def initialise(self, rng: Generator) -> None:
-        """Draw all weights afresh: PyTorch's default uniform rule, from ``rng`` alone."""
+        """Draw all weights afresh: PyTorch's default uniform rule, from ``rng`` alone.
+
+        A layer with an ``initial_bound`` is uniform within that, also where a defense has
+        wrapped the model.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                bound = module.weight[0].numel() ** -0.5
+                bound = getattr(module, "initial_bound", module.weight[0].numel() ** -0.5)
                 nn.init.uniform_(module.weight, -bound, bound, generator=rng)
                 if module.bias is not None:
                     nn.init.uniform_(module.bias, -bound, bound, generator=rng)

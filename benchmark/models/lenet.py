@@ -7,23 +7,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from torch import Generator, nn
+from torch import nn
 
 from benchmark.models.base import VictimModel, register
 
 INITIAL_BOUND = 0.5
-
-
-class LeNet(VictimModel):
-    """All weights and biases start uniform in (-0.5, 0.5).
-
-    Under PyTorch's narrower rule the gradients of so many sigmoids in a row vanish.
-    """
-
-    def initialise(self, rng: Generator) -> None:
-        """Draw all weights afresh from ``rng`` alone."""
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -INITIAL_BOUND, INITIAL_BOUND, generator=rng)
+"""Of weights and biases alike: under PyTorch's narrower rule so many sigmoids' gradients vanish."""
 
 
 @register("lenet")
@@ -42,4 +31,8 @@ def lenet(shape: tuple[int, int, int], classes: int) -> VictimModel:
             flat=nn.Flatten(),
         )
     )
-    return LeNet(features, nn.Linear(12 * area, classes))
+    model = VictimModel(features, nn.Linear(12 * area, classes))
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.initial_bound = INITIAL_BOUND  # type: ignore[assignment]
+    return model
