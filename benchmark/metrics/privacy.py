@@ -54,7 +54,7 @@ def pixels(images: Any) -> np.ndarray:
 def mse(guesses: Any, truths: Any) -> np.ndarray:
     """Mean squared error of each pair, [n]."""
     ours, theirs = _pair(guesses, truths)
-    return np.square(ours - theirs).reshape(len(ours), -1).mean(axis=1)
+    return np.square(ours - theirs).mean(axis=(1, 2, 3))
 
 
 def psnr(guesses: Any, truths: Any) -> np.ndarray:
@@ -75,28 +75,30 @@ def ssim(guesses: Any, truths: Any) -> np.ndarray:
     """Structural similarity of each pair, [n], data range 1, by torchmetrics.
 
     The window is Gaussian, 11 wide with sigma 1.5 (Wang et al. 2004), where the shorter side has
-    11 pixels; on smaller images uniform, 7 wide or the largest odd width that fits. Values of
-    different windows are not comparable, and those of 8x8 images rest on four windows.
+    11 pixels; on smaller images uniform, 7 wide or the largest odd width that fits. The mean is
+    over windows inside the image, as there and in scikit-image: torchmetrics' own mean includes
+    mirrored borders. Values of different windows are not comparable, and those of 8x8 images
+    rest on four windows.
     """
-    import torch
+    import torch  # noqa: I001
 
-    import benchmark.compat  # noqa: F401, I001  first: torchmetrics imports torchvision
+    import benchmark.compat  # noqa: F401  first: torchmetrics imports torchvision
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     ours, theirs = _pair(guesses, truths)
     if not len(ours):
         return np.empty(0)
-    side = min(ours.shape[2:])
-    if side >= SSIM_WINDOW:
-        window: dict[str, Any] = {"gaussian_kernel": True, "sigma": SSIM_SIGMA}
-    else:
-        width = min(SMALL_WINDOW, side - (side + 1) % 2)
-        window = {"gaussian_kernel": False, "kernel_size": width}
-    values = structural_similarity_index_measure(
-        torch.from_numpy(ours), torch.from_numpy(theirs), data_range=1.0, reduction="none", **window
-    )
-    assert isinstance(values, torch.Tensor)  # a tuple only where full images are asked for
-    return values.reshape(-1).numpy().astype(np.float64)
+    height, width = ours.shape[2:]
+    side = min(height, width)
+    small = min(SMALL_WINDOW, side - (side + 1) % 2)
+    radius = (SSIM_WINDOW if side >= SSIM_WINDOW else small) // 2
+    _, everywhere = structural_similarity_index_measure(
+        torch.from_numpy(ours), torch.from_numpy(theirs), data_range=1.0, reduction="none",
+        gaussian_kernel=side >= SSIM_WINDOW, sigma=SSIM_SIGMA, kernel_size=small,
+        return_full_image=True,
+    )  # fmt: skip
+    inside = everywhere[..., radius : height - radius, radius : width - radius]
+    return inside.mean(dim=(1, 2, 3)).numpy()
 
 
 def match(guesses: Any, truths: Any) -> np.ndarray:
@@ -144,12 +146,13 @@ def identify(
 
     Returns:
         bool [n], strictly nearest by squared error; and int64 [n], how many images the truth was
-        told apart from, itself included (chance is its inverse).
+        one of, itself included (chance is its inverse). One without others of its class
+        is not identified.
     """
     ours, theirs = _pair(guesses, truths)
     pool, classes = pixels(candidates), np.asarray(candidate_labels)
     own = np.asarray(labels)
-    to_truth = np.square(ours - theirs).reshape(len(ours), -1).sum(axis=1)
+    to_truth = np.square(ours - theirs).sum(axis=(1, 2, 3))
     nearest = np.zeros(len(ours), dtype=bool)
     among = np.ones(len(ours), dtype=np.int64)
     members = {label: np.flatnonzero(classes == label) for label in np.unique(own)}
@@ -159,8 +162,8 @@ def identify(
             rng = np.random.default_rng([seed, index])
             others = rng.choice(others, count - 1, replace=False)
         among[index] += len(others)
-        gaps = np.square(pool[others] - ours[index]).reshape(len(others), -1).sum(axis=1)
-        nearest[index] = bool((to_truth[index] < gaps).all())
+        gaps = np.square(pool[others] - ours[index]).sum(axis=(1, 2, 3))
+        nearest[index] = bool(len(gaps) and to_truth[index] < gaps.min())
     return nearest, among
 
 
