@@ -42,7 +42,7 @@ class Federation(Section):
     clients: Count
     partition: Literal["iid", "dirichlet", "dominant"]
     alpha: Rate | None = None
-    """Dirichlet concentration, or (dominant) the share of each class dealt to all; absent for iid."""
+    """Dirichlet concentration; dominant: the share of each class dealt to all; iid: none."""
     algorithm: Literal["fedsgd", "fedavg"]
     local_steps: Count = 1
     batch_size: Count
@@ -201,7 +201,7 @@ def _points(key: str, entry: dict[str, Any], declared: Declared) -> dict[str, An
         raise wrong(f"{key}.points", points, "must name at least one point")
     read = {}
     for name, fields in points.items():
-        if not isinstance(name, str) or not re.match(POINT, name):
+        if not isinstance(name, str) or not re.fullmatch(POINT[1:-1], name):
             raise wrong(
                 f"{key}.points", name, "a name is of lower-case letters, digits, hyphens, dots"
             )

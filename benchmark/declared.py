@@ -36,14 +36,14 @@ class Declared:
 
 
 def defenses(package: Path = PACKAGE) -> dict[str, Declared]:
-    """Every ``defenses/<name>.py`` by name.
+    """Every file of ``defenses/`` by name (``a_b.py`` declares ``a-b``).
 
     Raises:
         SyntaxError: a file is not Python, or has no class with ``name = "<name>"``.
     """
     found = {}
     for path in _plugins(package / "defenses"):
-        name = path.stem
+        name = path.stem.replace("_", "-")
         for node in _module(path).body:
             if isinstance(node, ast.ClassDef) and _class_name(node) == name:
                 found[name] = _declared(name, path, node, package)

@@ -14,6 +14,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,9 +74,24 @@ def _client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if uri.startswith("sqlite:"):
+        _hasten_sqlite()
     client = MlflowClient(uri)
     client.search_experiments(max_results=1)
     return client
+
+
+@cache
+def _hasten_sqlite() -> None:
+    """Log ahead, so that a commit need not wait for the disk: half of a delivery's time."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def connected(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    event.listen(Engine, "connect", connected)
 
 
 def _send(client: Any, uri: str, folder: Path) -> None:
