@@ -17,7 +17,7 @@ from benchmark.data.datasets import DataError, Dataset
 
 SPLITS = ("client", "test", "auxiliary", "tuning", "report")
 """Who trains; what utility is measured on; what learning attacks and floors may see; what
-attacks are tuned on; what tau and published examples come from."""
+attacks are tuned on; whose images are attacked and reported."""
 
 DUPLICATE_MSE = 2e-3
 """Images closer than this (27 dB) count as one. It lies well below the distance of two

@@ -16,7 +16,8 @@ quantised   3     p-1 u8, p float32, n indices of ceil(log2 p) bits each: a pale
 ==========  ====  ===========================================================================
 
 Names and shapes are the public schema: both sides hold it, so it is not sent, only its
-checksum. Values are compared by their bits: -0.0 is not 0.0, and comes back as -0.0.
+checksum. Values are compared by their bits: -0.0 is not 0.0, and comes back as -0.0. So entries
+that are not sent must be set to 0.0: multiplying them by a mask makes half of them -0.0.
 """
 
 from __future__ import annotations
