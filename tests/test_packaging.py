@@ -13,6 +13,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = (ROOT / "requirements.txt").read_text(encoding="utf-8")
@@ -153,3 +154,18 @@ def test_a_broken_environment_is_made_anew(tree):
     (tree / ".venv/bin/python").write_text("not a python")
     assert make(tree, ".venv/.installed", f"PYTHON={sys.executable}").returncode == 0
     subprocess.run([tree / ".venv/bin/python", "-c", "import pip"], check=True, timeout=60)
+
+
+def test_version_and_license_are_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert citation["version"] == PROJECT["project"]["version"]
+    assert f"\n## [{citation['version']}] - " in changelog
+    assert citation["license"] == PROJECT["project"]["license"]
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith(f"{citation['license']} ")
+
+
+def test_citation_file_fits_its_schema():
+    command = [Path(sys.executable).parent / "check-jsonschema"]
+    command += ["--builtin-schema", "vendor.citation-file-format", ROOT / "CITATION.cff"]
+    subprocess.run(command, check=True, timeout=120)
