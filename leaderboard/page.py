@@ -1,0 +1,312 @@
+"""The page: what the template shows, gathered from the published results."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from benchmark.records import TABLES
+from leaderboard import columns as board_columns
+from leaderboard import display, plots
+from leaderboard.board import Scenario, Strip
+from leaderboard.columns import Column, Entry, Ranking
+
+HERE = Path(__file__).parent
+TILE = 32  # CSS pixels that a tile of a strip is enlarged to, in whole steps
+# Columns of the tables that the page prints inside a neighbour's cell.
+_WITHIN = {"point": "defense", "interval": "adaptive_success", "floor_success": "adaptive_success",
+           "flags": "verdict"}  # fmt: skip
+
+
+def write_site(scenarios: Sequence[Scenario], tables: Path, folder: Path) -> None:
+    """Write the page and everything it links to into ``folder``, which must exist.
+
+    Args:
+        tables: the folder that :func:`leaderboard.tables.write_tables` has filled.
+    """
+    shutil.copytree(HERE / "static", folder / "static")
+    for scenario in scenarios:
+        data = folder / "data" / scenario.name
+        data.mkdir(parents=True)
+        for name in (*TABLES, "catalog.json", "provenance.json"):
+            shutil.copyfile(scenario.folder / name, data / name)
+        for suffix in (".csv", ".md", ".tex", "-table.tex"):
+            shutil.copyfile(tables / f"{scenario.name}{suffix}", data / f"board{suffix}")
+        gallery = folder / "gallery" / scenario.name
+        gallery.mkdir(parents=True)
+        for strip in scenario.strips:
+            shutil.copyfile(scenario.folder / "gallery" / strip.file, gallery / strip.file)
+    (folder / "index.html").write_text(render(scenarios), encoding="utf-8", newline="")
+
+
+def render(scenarios: Sequence[Scenario]) -> str:
+    """The page as HTML; a pure function of the published results."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals.update(show=display, markup=Markup, missing=display.missing)
+    defenses = _merged(scenarios, "defenses")
+    look = plots.looks(list(defenses))
+    return environment.get_template("index.html.j2").render(
+        scenarios=[_view(scenario, look) for scenario in scenarios],
+        defenses=defenses,
+        attacks=_merged(scenarios, "attacks"),
+        metrics=_metrics(scenarios),
+        readings=_readings(scenarios),
+        looks=look,
+        flags=board_columns.FLAGS,
+        verdicts=board_columns.VERDICTS,
+        statuses=board_columns.STATUSES,
+        knowledge=board_columns.KNOWLEDGE,
+        verdict_word=board_columns.verdict,
+    )
+
+
+def _view(scenario: Scenario, look: Mapping[str, plots.Look]) -> dict[str, Any]:
+    rankings = board_columns.rankings(scenario)
+    every = board_columns.columns(scenario)
+    keys = {column.key for column in every}
+    shown = [column for column in every if _WITHIN.get(column.key) not in keys]
+    order = scenario.entrants
+    return {
+        "name": scenario.name,
+        "title": scenario.title,
+        "demo": scenario.demo,
+        "facts": scenario.facts,
+        "summary": _summary(scenario),
+        "columns": shown,
+        "groups": _groups(shown),
+        "rankings": [
+            {
+                "ranking": ranking,
+                "control": _control(scenario, ranking),
+                "observed": _observed(scenario, ranking.checkpoint),
+                "gaps": _gaps(ranking),
+                "plots": [
+                    (panel, Markup(svg))
+                    for panel in plots.PANELS
+                    if (svg := plots.trade_off(ranking, panel, look, order))
+                ],
+            }
+            for ranking in rankings
+        ],
+        "example": _example(rankings),
+        "strips": [
+            (checkpoint, [_strip(strip, scenario) for strip in scenario.strips
+                          if strip.checkpoint == checkpoint])
+            for checkpoint in scenario.checkpoints
+            if any(strip.checkpoint == checkpoint for strip in scenario.strips)
+        ],
+        "coverage": _coverage(scenario),
+        "cells": scenario.tables["cells.csv"].to_dict("records"),
+        "checkpoints": _checkpoint_table(scenario),
+        "provenance": scenario.provenance,
+        "catalog": scenario.catalog,
+        "entrants": scenario.entrants,
+        "files": [*TABLES, "catalog.json", "provenance.json"],
+    }  # fmt: skip
+
+
+def _merged(scenarios: Sequence[Scenario], part: str) -> dict[str, dict[str, Any]]:
+    """The cards of all scenarios by name; operating points stay apart where they differ."""
+    merged: dict[str, dict[str, Any]] = {}
+    for scenario in scenarios:
+        order = scenario.entrants if part == "defenses" else scenario.catalog[part]
+        for name in order:
+            card = scenario.catalog[part][name]
+            entry = merged.setdefault(name, {**card, "settings": []})
+            points = {point: card["points"].get(point) for point in order[name]
+                      } if card.get("points") else {}  # fmt: skip
+            if points:
+                same = [titles for titles, known in entry["settings"] if known == points]
+                if same:
+                    same[0].append(scenario.title)
+                else:
+                    entry["settings"].append(([scenario.title], points))
+    return merged
+
+
+def _metrics(scenarios: Sequence[Scenario]) -> dict[str, Mapping[str, Any]]:
+    merged: dict[str, Mapping[str, Any]] = {}
+    for scenario in scenarios:
+        for name, about in scenario.catalog["metrics"].items():
+            merged.setdefault(name, about)
+    return merged
+
+
+def _readings(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Per defense the evidence that its messages are read as."""
+    merged: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for scenario in scenarios:
+        for key, about in scenario.catalog["evidence"].items():
+            defense, _, evidence = key.partition("/")
+            merged.setdefault(defense, {}).setdefault(evidence, about)
+    return merged
+
+
+def _summary(scenario: Scenario) -> list[tuple[str, str]]:
+    """The facts of a scenario that a reader needs first, as label and text."""
+    facts = scenario.facts
+    labels = {
+        "data": "Data", "model": "Victim model", "algorithm": "Algorithm", "clients": "Clients",
+        "rounds": "Rounds", "local_steps": "Local steps", "victims": "Victims per seed",
+        "side": "Server is granted",
+    }  # fmt: skip
+    found = [(label, display.setting(facts[name])) for name, label in labels.items()
+             if not display.missing(facts.get(name)) and facts[name] != {}]  # fmt: skip
+    seeds = scenario.tables["cells.csv"]["seed"].nunique()
+    if seeds:
+        found.append(("Seeds", str(seeds)))
+    if not display.missing(facts.get("tau")):
+        found.append(("Recovered above", f"{display.setting(facts['tau'])} dB"))
+    return found
+
+
+def _groups(shown: Sequence[Column]) -> list[tuple[str, int]]:
+    groups: list[tuple[str, int]] = []
+    for column in shown:
+        if groups and groups[-1][0] == column.group:
+            groups[-1] = (column.group, groups[-1][1] + 1)
+        else:
+            groups.append((column.group, 1))
+    return groups
+
+
+def _control(scenario: Scenario, ranking: Ranking) -> list[tuple[str, float, float]]:
+    """What each attack reaches without a defense here: (attack, success rate, median PSNR).
+
+    The best evidence of each attack counts; seeds are weighted by their number of images. Attacks
+    that fail even there say nothing about a defense.
+    """
+    cells = scenario.tables["cells.csv"]
+    here = cells[(cells["defense"] == "none") & (cells["checkpoint"] == ranking.checkpoint)
+                 & (cells["batch_size"] == ranking.batch_size) & cells["success_rate"].notna()
+                 & (cells["n"] > 0)]  # fmt: skip
+    best: dict[str, tuple[float, float]] = {}
+    for (attack, _), rows in here.groupby(["attack", "evidence"], sort=True):
+        weight = rows["n"] / rows["n"].sum()
+        figures = (
+            float((rows["success_rate"] * weight).sum()),
+            float(rows["psnr_median"].median()),
+        )
+        best[str(attack)] = max(best.get(str(attack), (-1.0, 0.0)), figures)
+    return [(attack, *figures) for attack, figures in best.items()]
+
+
+def _observed(scenario: Scenario, checkpoint: str) -> dict[str, float]:
+    """Mean accuracy, loss and gradient norm of the undefended run at a checkpoint, if recorded."""
+    table = scenario.tables["checkpoints.csv"]
+    here = table[(table["defense"] == "none") & (table["checkpoint"] == checkpoint)]
+    return {} if here.empty else here[["accuracy", "loss", "gradient_norm"]].mean().to_dict()
+
+
+def _gaps(ranking: Ranking) -> list[tuple[Entry, float]]:
+    """Entries with what they lose to an attacker who knows them (share), the most first."""
+    found = [
+        (entry, entry["adaptive_success"] - entry["oblivious_success"])
+        for entry in ranking.entries
+        if not display.missing(entry["adaptive_success"])
+        and not display.missing(entry["oblivious_success"])
+    ]
+    return sorted(found, key=lambda pair: (-pair[1], pair[0]["adaptive_success"]))
+
+
+def _example(rankings: Sequence[Ranking]) -> dict[str, Any] | None:
+    """A ranked row to explain: the first that has a defense and leaks something."""
+    entries = [
+        (ranking, entry) for ranking in rankings for entry in ranking.entries
+        if entry.ranked and entry["defense"] != "none" and entry["adaptive_attack"]
+    ]  # fmt: skip
+    telling = [pair for pair in entries if 0 < (pair[1]["adaptive_success"] or 0) < 1]
+    for ranking, entry in (*telling, *entries):
+        return {"ranking": ranking, "entry": entry}
+    return None
+
+
+@dataclass(frozen=True)
+class TileRow:
+    """One row of a strip, cut out of its picture by ``top`` (CSS pixels)."""
+
+    label: str
+    source: str
+    top: float
+    psnr: tuple[float | None, ...]
+
+
+def _strip(strip: Strip, scenario: Scenario) -> dict[str, Any]:
+    height, width = strip.tile
+    scale = max(1, TILE // height)
+    rows = [
+        TileRow(row.label, " · ".join(part for part in (row.attack, row.evidence) if part),
+                scale * (strip.edge + index * (height + strip.gap)), row.psnr)
+        for index, row in enumerate(strip.rows)
+    ]  # fmt: skip
+    return {
+        "strip": strip,
+        "title": scenario.defense(strip.defense)["title"],
+        "rows": rows,
+        "height": scale * height,
+        "column": scale * width,
+        "gap": scale * strip.gap,
+        "left": scale * strip.edge,
+        "picture": (scale * strip.size[0], scale * strip.size[1]),
+        "window": scale * (len(strip.victims) * (width + strip.gap) - strip.gap),
+        "tau": scenario.facts.get("tau"),
+    }
+
+
+def _coverage(scenario: Scenario) -> dict[str, Any]:
+    """How many cells of each entrant ended how, by checkpoint and attack.
+
+    A cell that exists for another seed and not for this one is ``absent``: it was planned and left
+    no row, which is neither a failure nor "not planned".
+    """
+    cells = scenario.tables["cells.csv"]
+    seeds = cells["seed"].nunique()
+    heads = [
+        (checkpoint, attack)
+        for checkpoint in scenario.checkpoints
+        for attack in sorted(cells.loc[cells["checkpoint"] == checkpoint, "attack"].unique())
+    ]
+    counts: dict[tuple[str, str, str, str], dict[str, int]] = {}
+    key = ["defense", "point", "checkpoint", "attack"]
+    for names, rows in cells.groupby(key, sort=False):
+        count = rows["status"].value_counts().to_dict()
+        readings = rows.groupby(["evidence", "batch_size"])["seed"].nunique()
+        absent = int((seeds - readings).sum())
+        counts[names] = {**count, **({"absent": absent} if absent else {})}
+    entries = [
+        (name, scenario.defense(name)["title"], point)
+        for name, points in scenario.entrants.items()
+        for point in points
+    ]
+    rows = [
+        (title, point, [counts.get((name, point, *head), {}) for head in heads])
+        for name, title, point in entries
+    ]
+    return {"heads": heads, "rows": rows}
+
+
+def _checkpoint_table(scenario: Scenario) -> list[dict[str, Any]]:
+    """What the server looked at: means over seeds per entrant and checkpoint."""
+    table = scenario.tables["checkpoints.csv"]
+    if table.empty:
+        return []
+    order = {name: index for index, name in enumerate(scenario.checkpoints)}
+    means = (
+        table.groupby(["defense", "point", "checkpoint", "round"], sort=False)[
+            ["gradient_norm", "loss", "accuracy"]
+        ]
+        .mean()
+        .reset_index()
+    )
+    rows = [{**row, "title": scenario.defense(row["defense"])["title"]}
+            for row in means.to_dict("records")]  # fmt: skip
+    return sorted(rows, key=lambda row: order.get(row["checkpoint"], len(order)))

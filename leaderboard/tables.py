@@ -1,0 +1,166 @@
+"""The ranking as LaTeX, Markdown and CSV: the page's columns, rows and rounding.
+
+Per scenario: ``<name>.tex`` compiles on its own, ``<name>-table.tex`` holds the same tables for
+``\\input`` (it needs booktabs and graphicx), ``<name>.md`` and ``<name>.csv``. The CSV has the
+exact numbers, the others the rounded ones.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from leaderboard import display
+from leaderboard.board import Scenario
+from leaderboard.columns import FLAGS, Column, Entry, Ranking, columns, frame, rankings
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "%": r"\%", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''",
+    "–": "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}",
+    "·": r"$\cdot$", "∞": r"$\infty$", "×": r"$\times$", "±": r"$\pm$",
+    "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\to$", "−": r"$-$", "\u00a0": "~",
+    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "ε": r"$\varepsilon$",
+    "λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$", "τ": r"$\tau$",
+}  # fmt: skip
+
+_LETTERS = frozenset("ßæÆœŒøØłŁåÅ")
+_ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0308\u030c\u0327")  # grave .. caron, cedilla
+
+# The standard font: others would be drawn as bitmaps where only a small TeX is installed.
+_DOCUMENT = r"""\documentclass{article}
+\usepackage[a4paper,landscape,margin=15mm]{geometry}
+\usepackage{booktabs}
+\usepackage{graphicx}
+\pagestyle{empty}
+\begin{document}
+%s\end{document}
+"""
+
+
+def write_tables(scenarios: Sequence[Scenario], folder: Path) -> None:
+    """Write the four files of every scenario into ``folder``, which must exist."""
+    for scenario in scenarios:
+        fragment = latex(scenario)
+        texts = {
+            f"{scenario.name}.tex": _DOCUMENT % fragment,
+            f"{scenario.name}-table.tex": fragment,
+            f"{scenario.name}.md": markdown(scenario),
+            f"{scenario.name}.csv": frame(scenario).to_csv(index=False, lineterminator="\n"),
+        }
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8", newline="")
+
+
+def escape(text: str) -> str:
+    """``text`` for pdflatex: special characters escaped, foreign ones spelt in ASCII."""
+    out = []
+    for character in unicodedata.normalize("NFC", str(text)):
+        if character in _LATEX:
+            out.append(_LATEX[character])
+        elif character.isspace():
+            out.append(" ")
+        elif " " <= character <= "~" or character in _LETTERS or _accented(character):
+            out.append(character)
+        else:
+            plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+            out.append("".join(_LATEX.get(letter, letter) for letter in plain) or "?")
+    return "".join(out)
+
+
+def _accented(character: str) -> bool:
+    """Whether LaTeX's standard font can set it as an ASCII letter and one accent."""
+    parts = unicodedata.normalize("NFD", character)
+    return len(parts) == 2 and parts[0].isascii() and parts[1] in _ACCENTS
+
+
+def latex(scenario: Scenario) -> str:
+    """One booktabs table per checkpoint and attacked batch size."""
+    shown = columns(scenario)
+    parts = []
+    for ranking in rankings(scenario):
+        body = [_latex_row(shown, entry) for entry in ranking.entries]
+        cut = ranking.ranked
+        if 0 < cut < len(body):
+            body.insert(cut, r"\midrule")
+        parts.append(
+            "\\begin{table}\n\\centering\n\\setlength{\\belowcaptionskip}{6pt}\n"
+            f"\\caption{{{escape(_caption(scenario, ranking))}}}\n"
+            f"\\label{{tab:{ranking.slug}}}\n"
+            "\\resizebox{\\linewidth}{!}{%\n"
+            f"\\begin{{tabular}}{{{''.join('r' if column.exact else 'l' for column in shown)}}}\n"
+            "\\toprule\n" + _latex_groups(shown)
+            + " & ".join(escape(_head(column)) for column in shown) + " \\\\\n\\midrule\n"
+            + "\n".join(body) + "\n\\bottomrule\n\\end{tabular}}\n\\end{table}\n"
+        )  # fmt: skip
+    return "\n".join(parts)
+
+
+def markdown(scenario: Scenario) -> str:
+    """The same tables as GitHub-flavoured Markdown, with the flags explained below."""
+    shown = columns(scenario)
+    lines = [f"# {_pipe(scenario.title)}", ""]
+    for ranking in rankings(scenario):
+        lines += [f"## {_pipe(_where(ranking))}", "", _pipe(_caption(scenario, ranking)), ""]
+        lines.append("| " + " | ".join(_pipe(_head(column)) for column in shown) + " |")
+        lines.append("|" + "|".join("--:" if column.exact else ":--" for column in shown) + "|")
+        for entry in ranking.entries:
+            lines.append("| " + " | ".join(_pipe(column.text(entry)) for column in shown) + " |")
+        lines.append("")
+    flags = {flag for ranking in rankings(scenario) for entry in ranking.entries
+             for flag in entry.flags}  # fmt: skip
+    lines += [f"- **{display.words(flag)}**: {FLAGS[flag]}." for flag in FLAGS if flag in flags]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _latex_row(shown: Sequence[Column], entry: Entry) -> str:
+    return " & ".join(escape(column.text(entry)) for column in shown) + r" \\"
+
+
+def _latex_groups(shown: Sequence[Column]) -> str:
+    """The line that names groups of columns, with a rule under each."""
+    cells, rules, at = [], [], 1
+    while at <= len(shown):
+        group = shown[at - 1].group
+        width = 1
+        while at - 1 + width < len(shown) and shown[at - 1 + width].group == group:
+            width += 1
+        cells.append(f"\\multicolumn{{{width}}}{{c}}{{{escape(group)}}}")
+        if group:
+            rules.append(f"\\cmidrule(lr){{{at}-{at + width - 1}}}")
+        at += width
+    return " & ".join(cells) + " \\\\\n" + "".join(rules) + "\n"
+
+
+def _head(column: Column) -> str:
+    unit = f" ({column.unit})" if column.unit == "dB" else ""
+    return f"{column.short}{unit}"
+
+
+def _where(ranking: Ranking) -> str:
+    at = "" if ranking.round is None else f" (round {ranking.round})"
+    return f"{ranking.checkpoint}{at}, attacked batch size {ranking.batch_size}"
+
+
+def _caption(scenario: Scenario, ranking: Ranking) -> str:
+    """What the table shows and where it comes from, so that it can be quoted alone."""
+    kind = "demo scenario, ranks are indicative" if scenario.demo else "ranked scenario"
+    commit = str(scenario.provenance.get("commit") or "unknown")[:12]
+    dirty = ", uncommitted changes" if scenario.provenance.get("dirty") else ""
+    common = ", ".join(display.words(flag) for flag in ranking.common_flags)
+    return (
+        f"{scenario.title} ({kind}), checkpoint {_where(ranking)}. Rank 1 leaks least; entrants"
+        " that cannot be told apart share ranks. Adaptive success is the share of private images"
+        " recovered by the strongest attack that knows the defense, with its interval; the floor"
+        " needs no message. Global and personalised accuracy are not comparable."
+        f"{f' All rows: {common}.' if common else ''} LeakBoard, commit {commit}{dirty}."
+    )
+
+
+def _pipe(text: str) -> str:
+    """Text inside a Markdown table: what would end the cell or open markup is escaped."""
+    for character in "\\|`*_<>[]":
+        text = text.replace(character, "\\" + character)
+    return " ".join(text.split())

@@ -1,0 +1,390 @@
+"""From published results to a page and tables: complete, equal in every form, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pandas as pd
+import pytest
+
+from benchmark.records import TABLES, read_table
+from leaderboard.board import BoardError, load
+from leaderboard.build import build, main
+from leaderboard.columns import columns, frame, rankings
+
+ROOT = Path(__file__).parents[2]
+VOID = set("area base br col embed hr img input link meta source track wbr path use".split(" "))
+
+
+class Page(HTMLParser):
+    """A strict reader: what is opened is closed in order, ids are unique, links are collected."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.ids: Counter[str] = Counter()
+        self.links: list[tuple[str, str, str]] = []
+        self.rows: dict[str, list[tuple[dict[str, str | None], str]]] = {}
+        self.text: list[str] = []
+        self._row = ""
+        self._cell: tuple[dict[str, str | None], list[str]] | None = None
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"<{tag}> repeats an attribute"
+        if tag not in VOID:
+            self.open.append(tag)
+        values = dict(attrs)
+        if values.get("id"):
+            self.ids[str(values["id"])] += 1
+        for name in ("href", "src", "xlink:href", "action", "poster", "data", "srcset"):
+            if values.get(name) is not None:
+                self.links.append((tag, name, str(values[name])))
+        if tag == "tr":
+            self._row = str(values.get("id") or "")
+        if tag in ("td", "th") and self._row:
+            self._cell = (values, [])
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+        if tag in ("td", "th") and self._cell:
+            attributes, text = self._cell
+            self.rows.setdefault(self._row, []).append((attributes, " ".join("".join(text).split())))
+            self._cell = None
+        if tag == "tr":
+            self._row = ""
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self._cell:
+            self._cell[1].append(data)
+
+
+@pytest.fixture(scope="module")
+def page(board: dict[str, Path]) -> Page:
+    return Page((board["site"] / "index.html").read_text(encoding="utf-8"))
+
+
+def test_building_never_imports_torch(board: dict[str, Path], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"  # importing it now raises
+        "from leaderboard.build import main\n"
+        f"assert main(['--results', {str(board['results'])!r}, '--site', {str(tmp_path / 's')!r},"
+        f" '--tables', {str(tmp_path / 't')!r}]) == 0\n"
+        "heavy = {'torchvision', 'mlflow', 'sklearn', 'ray', 'scipy', 'opacus'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+def test_every_entry_stands_on_the_page_with_its_exact_numbers(
+    board: dict[str, Path], page: Page
+) -> None:
+    for folder in board["results"].iterdir():
+        table = read_table(folder / "ranking.csv")
+        for row in table.to_dict("records"):
+            key = f"{folder.name}-{row['checkpoint']}-b{row['batch_size']}"
+            cells = page.rows[f"{key}-{row['defense']}-{row['point']}"]
+            shown = {
+                (attributes["class"] or "").split("c-")[-1]: attributes.get("data-v")
+                for attributes, _ in cells
+            }
+            for name in (
+                "adaptive_success", "oblivious_success", "adaptive_psnr_median", "epsilon",
+                "accuracy_global", "accuracy_personal", "uplink_bytes", "downlink_bytes",
+                "bytes_to_target", "client_seconds",
+            ):  # fmt: skip
+                value = shown[name]
+                if pd.isna(row[name]):
+                    assert value is None
+                else:
+                    assert value is not None and float(value) == row[name], (key, name)
+
+
+def test_ties_share_an_interval_and_the_unranked_come_last_with_a_reason(
+    board: dict[str, Path], page: Page
+) -> None:
+    rows = [cells for key, cells in page.rows.items() if key.startswith("toy-init-b1-")]
+    ranks = [cells[0][1] for cells in rows]
+    assert any("–" in rank and rank != "–" for rank in ranks)
+    assert ranks[-1] == "–"
+    assert "not ranked" in " ".join(text for _, text in rows[-1])
+    assert "missing cells" in " ".join(text for _, text in rows[-1])
+    lows = [int(rank.split("–")[0]) for rank in ranks[:-1]]
+    assert lows == sorted(lows)
+
+
+def test_global_and_personalised_accuracy_never_share_a_column(board: dict[str, Path]) -> None:
+    for scenario in load(board["results"]):
+        shown = {column.key: column for column in columns(scenario)}
+        for ranking in rankings(scenario):
+            for entry in ranking.entries:
+                private = scenario.defense(entry["defense"])["personalised"]
+                assert (shown["accuracy_global"].text(entry) == "–") is private
+                assert (shown["accuracy_personal"].text(entry) != "–") is private
+
+
+def test_columns_that_are_empty_everywhere_are_left_out(tmp_path: Path, make_results) -> None:
+    folder = make_results(tmp_path, defenses={"none": {"title": "None", "points": {"a": {}}}})
+    keys = {column.key for column in columns(load(tmp_path)[0])}
+    assert "accuracy_personal" not in keys and "accuracy_global" in keys
+    assert folder.is_dir()
+
+
+def test_the_demo_scenario_says_that_its_ranks_are_indicative(page: Page) -> None:
+    text = " ".join(" ".join(page.text).split())
+    assert text.count("ranks are indicative") == 1  # toy is a demo, toy-ranked is not
+
+
+def test_html_is_well_formed_and_ids_are_unique(page: Page) -> None:
+    assert [name for name, count in page.ids.items() if count > 1] == []
+
+
+def test_every_local_link_resolves_and_nothing_is_loaded_from_elsewhere(
+    board: dict[str, Path], page: Page
+) -> None:
+    assert page.links
+    for tag, attribute, link in page.links:
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc:
+            assert (tag, attribute) == ("a", "href") and parts.scheme in ("http", "https"), link
+            continue
+        if parts.path:
+            assert (board["site"] / unquote(parts.path)).is_file(), link
+        elif tag != "use":
+            assert parts.fragment in page.ids, link
+        else:
+            assert parts.fragment in page.ids, link
+    for style in board["site"].rglob("*.css"):
+        assert not re.search(r"url\(|@import", style.read_text())
+    html = (board["site"] / "index.html").read_text()
+    assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{name}" for name in page.ids}
+
+
+def test_drawings_have_a_name_a_description_and_the_themes_colours(board: dict[str, Path]) -> None:
+    html = (board["site"] / "index.html").read_text()
+    drawings = re.findall(r"<figure><svg.*?</svg>", html, re.DOTALL)
+    assert len(drawings) == 9  # three panels at each of three rankings
+    for drawing in drawings:
+        assert drawing.count("<desc") == 1 and 'role="img"' in drawing
+        assert "var(--s1)" in drawing or "var(--s4)" in drawing
+        assert not re.search(r"#0[0-4]0[0-9a-f]{3}", drawing), "a stand-in colour was left"
+        assert "<text" in drawing
+
+
+def test_missing_failed_and_not_run_read_differently(board: dict[str, Path], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(board["results"] / "toy", results / "toy")
+    cells = results / "toy" / "cells.csv"
+    lines = cells.read_text().splitlines(keepends=True)
+    gone = next(index for index, line in enumerate(lines) if line.startswith("toy,hyperfl,h8,early"))
+    cells.write_text("".join(lines[:gone] + lines[gone + 1 :]))
+    build(results, tmp_path / "site", tmp_path / "tables")
+    html = (tmp_path / "site" / "index.html").read_text()
+    for words in ("1 absent", "2 timeout", "6 unsupported", "stopped after 60 s &amp; 12 evaluations"):
+        assert words in html, words
+
+
+def test_all_cells_and_downloads_are_there(board: dict[str, Path], page: Page) -> None:
+    for folder in board["results"].iterdir():
+        for name in (*TABLES, "catalog.json", "provenance.json"):
+            copied = board["site"] / "data" / folder.name / name
+            assert copied.read_bytes() == (folder / name).read_bytes()
+    html = (board["site"] / "index.html").read_text()
+    cells = sum(len(read_table(folder / "cells.csv")) for folder in board["results"].iterdir())
+    assert len(re.findall(r'class="reason"', html)) == cells
+
+
+def test_tables_hold_the_numbers_of_the_page_in_every_form(board: dict[str, Path]) -> None:
+    from leaderboard.tables import _pipe, escape
+
+    for scenario in load(board["results"]):
+        shown = columns(scenario)
+        entries = [entry for ranking in rankings(scenario) for entry in ranking.entries]
+        words = [[column.text(entry) for column in shown] for entry in entries]
+        markdown = (board["tables"] / f"{scenario.name}.md").read_text()
+        latex = (board["tables"] / f"{scenario.name}-table.tex").read_text()
+        whole = (board["tables"] / f"{scenario.name}.tex").read_text()
+        for row in words:
+            assert "| " + " | ".join(map(_pipe, row)) + " |" in markdown
+            assert " & ".join(map(escape, row)) + r" \\" in latex
+        assert latex in whole
+        table = pd.read_csv(board["tables"] / f"{scenario.name}.csv")
+        ranking = read_table(scenario.folder / "ranking.csv")
+        keys = ["defense", "point", "checkpoint", "batch_size"]
+        both = table.merge(ranking, on=keys, suffixes=("", "_published"))
+        assert len(both) == len(table) == len(ranking)
+        for name in set(table.columns) & set(ranking.columns) - set(keys):
+            left, right = both[name], both[f"{name}_published"]
+            assert ((left == right) | (left.isna() & (right.isna() | (right == "")))).all(), name
+        assert len(frame(scenario)) == len(entries)
+
+
+NASTY = "50% of $x_1$ & {y}^2 #3 ~ back\\slash <b>\"q\"</b> | * Čapek, Łódź, naïve, 数据 ε≤∞ –"
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory: pytest.TempPathFactory, make_results) -> Path:
+    """A board whose titles hold what LaTeX, Markdown and HTML give a meaning to."""
+    root = tmp_path_factory.mktemp("nasty")
+    make_results(root / "results", title=NASTY, defenses={
+        "none": {"title": NASTY, "points": {"p_1": {"k_1": "a&b"}}},
+        "x": {"title": "<script>alert(1)</script>", "note": NASTY, "points": {"a.b-c": {}}},
+    })  # fmt: skip
+    build(root / "results", root / "site", root / "tables")
+    return root
+
+
+def test_text_from_the_results_cannot_become_markup(nasty: Path) -> None:
+    html = (nasty / "site" / "index.html").read_text()
+    Page(html)
+    assert "<script>alert" not in html and "<b>\"q" not in html
+    rows = [line for line in (nasty / "tables" / "toy.md").read_text().splitlines()
+            if line.startswith("|")]  # fmt: skip
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("which", ["board", "nasty"])
+def test_latex_compiles_on_its_own(
+    which: str, board: dict[str, Path], nasty: Path, tmp_path: Path
+) -> None:
+    folder = board["tables"] if which == "board" else nasty / "tables"
+    for source in folder.glob("*.tex"):
+        if source.stem.endswith("-table"):
+            continue
+        alone = tmp_path / source.name
+        shutil.copyfile(source, alone)
+        run = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", alone.name],
+            cwd=tmp_path, capture_output=True, timeout=120,
+        )  # fmt: skip
+        log = run.stdout.decode("latin-1")
+        assert run.returncode == 0, log[-2000:]
+        assert "Overfull" not in log and "Missing character" not in log
+
+
+def _truncate(path: Path) -> None:
+    path.write_text(path.read_text()[:200])
+
+
+def _replace(old: str, new: str):
+    def change(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "says"),
+    [
+        ("ranking.csv", Path.unlink, "no such file"),
+        ("cells.csv", lambda path: path.write_text(""), "cells.csv"),
+        ("cells.csv", lambda path: path.write_bytes(b"\xff\xfe\x00"), "cells.csv"),
+        ("cells.csv", _replace("evidence-exhausted", "safe"), "verdict must be one of"),
+        ("ranking.csv", _replace("adaptive_lo", "adaptive_low"), "do not fit the schema"),
+        ("ranking.csv", _replace("toy,none,default,init,1,", "toy,none,default,init,one,"), "no number"),
+        ("ranking.csv", _replace("toy,none", "toy,ghost"), "'ghost' is not in catalog.json"),
+        ("ranking.csv", _replace("toy,dp,weak", "toy,dp,very weak"), "no name of a point"),
+        ("ranking.csv", _replace("toy,none", "other,none"), "another scenario"),
+        ("training.csv", _replace(",0.9,", ",9.0,"), "between 0 and 1"),
+        ("catalog.json", _truncate, "not JSON"),
+        ("catalog.json", _replace('"schema": 1', '"schema": 99'), "schema 99"),
+        ("catalog.json", _replace('"attacks"', '"attackers"'), "attacks is missing"),
+        ("catalog.json", _replace("https://arxiv", "javascript://arxiv"), "not http(s)"),
+        ("provenance.json", Path.unlink, "no such file"),
+        ("gallery/index.json", _replace('"gap": 1', '"gap": 3'), "do not hold its tiles"),
+        ("gallery/index.json", _replace('"tile"', '"size"'), "'tile'"),
+        ("gallery/none--default--init.png", Path.unlink, "no such file"),
+        ("gallery/none--default--init.png", lambda path: path.write_bytes(b"GIF"), "not a PNG"),
+    ],
+)  # fmt: skip
+def test_broken_results_are_one_line_and_leave_the_last_board(
+    board: dict[str, Path], tmp_path: Path, capsys, name: str, harm, says: str
+) -> None:
+    results, site, tables = (tmp_path / part for part in ("results", "site", "tables"))
+    shutil.copytree(board["results"] / "toy", results / "toy")
+    site.mkdir()
+    (site / "index.html").write_text("the last good page")
+    harm(results / "toy" / name)
+    status = main(["--results", str(results), "--site", str(site), "--tables", str(tables)])
+    error = capsys.readouterr().err
+    assert status != 0
+    assert error.count("\n") == 1 and says in error and name.split("/")[0] in error, error
+    assert (site / "index.html").read_text() == "the last good page"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "site"]
+
+
+@pytest.mark.parametrize("empty", [True, False], ids=["empty", "absent"])
+def test_no_results_are_one_line(tmp_path: Path, capsys, empty: bool) -> None:
+    results = tmp_path / "results"
+    if empty:
+        results.mkdir()
+    status = main(["--results", str(results), "--site", str(tmp_path / "site"),
+                   "--tables", str(tmp_path / "tables")])  # fmt: skip
+    assert status != 0 and capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "site").exists() and not (tmp_path / "tables").exists()
+
+
+def test_a_second_build_replaces_the_first_and_is_identical(
+    board: dict[str, Path], tmp_path: Path
+) -> None:
+    paths = {"results": board["results"], "site": tmp_path / "site", "tables": tmp_path / "tables"}
+    build(**paths)
+    (paths["site"] / "stale.html").write_text("")
+    dead = tmp_path / ".site.999999999.new"  # what a killed build leaves
+    dead.mkdir()
+    build(**paths)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["site", "tables"]
+    for name in ("site", "tables"):
+        for first in board[name].rglob("*"):
+            second = paths[name] / first.relative_to(board[name])
+            assert second.is_dir() if first.is_dir() else second.read_bytes() == first.read_bytes()
+    assert not (paths["site"] / "stale.html").exists()
+
+
+def test_a_folder_that_was_not_built_here_is_not_replaced(
+    board: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.docx").write_text("")
+    with pytest.raises(BoardError, match="not built here"):
+        build(board["results"], tmp_path / "home", tmp_path / "tables")
+    assert os.listdir(tmp_path / "home") == ["thesis.docx"]
+    with pytest.raises(BoardError, match="holds the results"):
+        build(board["results"], board["results"], tmp_path / "tables")
+
+
+def test_metric_directions_come_from_the_catalog(board: dict[str, Path], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(board["results"] / "toy", results / "toy")
+    path = results / "toy" / "catalog.json"
+    catalog = json.loads(path.read_text())
+    catalog["metrics"]["psnr_median"]["higher_is_better"] = True
+    path.write_text(json.dumps(catalog))
+    shown = {column.key: column for column in columns(load(results)[0])}
+    assert shown["adaptive_psnr_median"].better is True
+    assert shown["adaptive_success"].better is False
