@@ -74,7 +74,9 @@ def choose(jobs: int, workers: int | None = None) -> Plan:
     name = os.environ.get("LEAKBOARD_EXECUTOR") or settings.get("executor")
     if name not in (None, *EXECUTORS):
         raise ExecutionError(f"executor {name!r} is unknown; allowed: {', '.join(EXECUTORS)}")
-    count = workers or os.environ.get("LEAKBOARD_WORKERS") or settings.get("workers") or _cores()
+    wanted = (workers, os.environ.get("LEAKBOARD_WORKERS") or None, settings.get("workers"))
+    count = next((number for number in wanted if number is not None), None)
+    count = _cores() if count is None else count
     if not str(count).isascii() or not str(count).isdecimal() or int(count) < 1:
         raise ExecutionError(f"workers {count!r} is not allowed: a whole number from 1 up")
     number = max(1, min(int(count), jobs))

@@ -66,14 +66,14 @@ def _loky(plan: Plan) -> Iterator[Executor]:
 def _dask(plan: Plan) -> Iterator[Executor]:
     distributed = importlib.import_module("distributed")
     options: dict[str, Any] = {"address": plan.address} if plan.address else {
-        "n_workers": plan.workers, "threads_per_worker": 1, "dashboard_address": None,
+        "n_workers": plan.workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0",
     }  # fmt: skip
     with distributed.Client(**options) as client:
         executor = client.get_executor(pure=False)
         try:
             yield executor
         finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=False)
 
 
 @contextlib.contextmanager
