@@ -34,7 +34,7 @@ SHARES = frozenset((
 # What a card may leave out, and what it then says.
 _OPTIONAL: Mapping[str, Mapping[str, Any]] = {
     "defenses": {"cite": "", "url": "", "summary": "", "note": "", "personalised": False},
-    "attacks": {"cite": "", "url": "", "summary": "", "note": ""},
+    "attacks": {"cite": "", "url": "", "summary": "", "note": "", "parameters": {}},
     "evidence": {"knowledge": "", "summary": ""},
     "metrics": {"title": "", "unit": "", "higher_is_better": None, "low": None, "high": None,
                 "summary": ""},
@@ -71,6 +71,7 @@ class Strip:
     size: tuple[int, int]  # width, height of the file in pixels
     rows: tuple[StripRow, ...]
     victims: tuple[Any, ...]
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,12 @@ class Scenario:
     def demo(self) -> bool:
         """Whether ranks are indicative only."""
         return self.facts.get("kind") != "ranked"
+
+    @property
+    def interval(self) -> str:
+        """What to call an interval: by its level, where the catalog gives one."""
+        level = (self.catalog.get("scoring") or {}).get("confidence")
+        return f"{100 * level:g}% interval" if level else "interval"
 
     @property
     def checkpoints(self) -> dict[str, int | None]:
@@ -284,7 +291,8 @@ def _strip(gallery: Path, entry: Mapping[str, Any], catalog: Mapping[str, Any]) 
     if edge is None:
         raise BoardError(f"gallery/{file}: {size[0]}x{size[1]} pixels do not hold its tiles")
     return Strip(file, entry["defense"], str(entry["point"]), str(entry["checkpoint"]),
-                 (height, width), gap, edge, size, rows, victims)  # fmt: skip
+                 (height, width), gap, edge, size, rows, victims,
+                 int(entry.get("batch_size") or 1))  # fmt: skip
 
 
 def _png_size(path: Path) -> tuple[int, int]:

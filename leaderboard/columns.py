@@ -16,14 +16,14 @@ FLAGS: Mapping[str, str] = {
     "probe": "attacked with one image per step, the easiest case for an attacker",
     "generic-only": "no reading sharpened for this defense has been tried yet, only the generic"
     " adaptive ones, so low leakage is not evidence of safety",
-    "unproven": "the attack failed for reasons of its own too often for its failure to count as"
-    " protection",
+    "unproven": "too many of the attacks on it failed for reasons of their own; the ranks count"
+    " what they missed as leaked",
     "no-headroom": "at this checkpoint even no defense leaks no more than the floor, so nobody is"
     " ranked",
     "missing-cells": "some attacks on it ended without a result, so it is not ranked",
 }
 VERDICTS: Mapping[str, str] = {
-    "ok": "the private images came back, so there is no failure to explain",
+    "ok": "the private image came back, so there is no failure to explain",
     "evidence-exhausted": "not recovered, and the guess explains what was observed at least as well"
     " as the truth does: the only failure credited to a defense",
     "optimiser-failed": "not recovered, but the truth would explain what was observed better than"

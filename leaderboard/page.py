@@ -97,7 +97,7 @@ def _view(scenario: Scenario, look: Mapping[str, plots.Look]) -> dict[str, Any]:
             }
             for ranking in rankings
         ],
-        "example": _example(rankings),
+        "example": _example(scenario, rankings),
         "strips": [
             (checkpoint, [_strip(strip, scenario) for strip in scenario.strips
                           if strip.checkpoint == checkpoint])
@@ -109,6 +109,7 @@ def _view(scenario: Scenario, look: Mapping[str, plots.Look]) -> dict[str, Any]:
         "checkpoints": _checkpoint_table(scenario),
         "provenance": scenario.provenance,
         "catalog": scenario.catalog,
+        "interval": scenario.interval,
         "entrants": scenario.entrants,
         "files": [*TABLES, "catalog.json", "provenance.json"],
     }  # fmt: skip
@@ -156,17 +157,22 @@ def _summary(scenario: Scenario) -> list[tuple[str, str]]:
     facts = scenario.facts
     labels = {
         "data": "Data", "model": "Victim model", "algorithm": "Algorithm", "clients": "Clients",
-        "rounds": "Rounds", "local_steps": "Local steps", "victims": "Victims per seed",
-        "side": "Server is granted",
+        "partition": "Partition", "rounds": "Rounds", "local_steps": "Local steps",
+        "batch_size": "Training batch", "victims": "Victims per seed", "side": "Server is granted",
     }  # fmt: skip
     found = [(label, display.setting(facts[name])) for name, label in labels.items()
              if not display.missing(facts.get(name)) and facts[name] != {}]  # fmt: skip
-    seeds = scenario.tables["cells.csv"]["seed"].nunique()
+    seeds = len(_seeds(scenario))
     if seeds:
         found.append(("Seeds", str(seeds)))
     if not display.missing(facts.get("tau")):
         found.append(("Recovered above", f"{display.setting(facts['tau'])} dB"))
     return found
+
+
+def _seeds(scenario: Scenario) -> set[int]:
+    """All seeds that the board asked for or holds."""
+    return set(scenario.facts.get("seeds") or ()) | set(scenario.tables["cells.csv"]["seed"])
 
 
 def _groups(shown: Sequence[Column]) -> list[tuple[str, int]]:
@@ -218,7 +224,7 @@ def _gaps(ranking: Ranking) -> list[tuple[Entry, float]]:
     return sorted(found, key=lambda pair: (-pair[1], pair[0]["adaptive_success"]))
 
 
-def _example(rankings: Sequence[Ranking]) -> dict[str, Any] | None:
+def _example(scenario: Scenario, rankings: Sequence[Ranking]) -> dict[str, Any] | None:
     """A ranked row to explain: the first that has a defense and leaks something."""
     entries = [
         (ranking, entry) for ranking in rankings for entry in ranking.entries
@@ -226,7 +232,7 @@ def _example(rankings: Sequence[Ranking]) -> dict[str, Any] | None:
     ]  # fmt: skip
     telling = [pair for pair in entries if 0 < (pair[1]["adaptive_success"] or 0) < 1]
     for ranking, entry in (*telling, *entries):
-        return {"ranking": ranking, "entry": entry}
+        return {"ranking": ranking, "entry": entry, "interval": scenario.interval}
     return None
 
 
@@ -269,7 +275,7 @@ def _coverage(scenario: Scenario) -> dict[str, Any]:
     no row, which is neither a failure nor "not planned".
     """
     cells = scenario.tables["cells.csv"]
-    seeds = cells["seed"].nunique()
+    seeds = len(_seeds(scenario))
     heads = [
         (checkpoint, attack)
         for checkpoint in scenario.checkpoints

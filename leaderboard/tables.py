@@ -153,7 +153,8 @@ def _caption(scenario: Scenario, ranking: Ranking) -> str:
     return (
         f"{scenario.title} ({kind}), checkpoint {_where(ranking)}. Rank 1 leaks least; entrants"
         " that cannot be told apart share ranks. Adaptive success is the share of private images"
-        " recovered by the strongest attack that knows the defense, with its interval; the floor"
+        " recovered by the strongest attack that knows the defense, with its"
+        f" {scenario.interval}; the floor"
         " needs no message. Global and personalised accuracy are not comparable."
         f"{f' All rows: {common}.' if common else ''} LeakBoard, commit {commit}{dirty}."
     )

@@ -51,6 +51,7 @@ ATTACKS = {
         "cite": "Geiping et al., NeurIPS 2020",
         "url": "https://arxiv.org/abs/2003.14053",
         "summary": "Cosine distance and total variation.",
+        "parameters": {"iterations": 200},
     },
     "dlg": {
         "title": "Deep leakage from gradients",
@@ -184,6 +185,7 @@ def write_results(
                 for key in defenses
                 for evidence, knowledge in (("oblivious", "oblivious"), ("sent", "adaptive"))
             },
+            "scoring": {"confidence": 0.95, "folds": 5},
             "metrics": METRICS,
         },
     )
@@ -374,7 +376,7 @@ def _gallery(
     for checkpoint in checkpoints:
         for defense, card in defenses.items():
             for point in card["points"]:
-                picture = np.ones((3 * side + 2 * gap, count * (side + gap) - gap))
+                picture = np.full((3 * side + 2 * gap, count * (side + gap) - gap), np.nan)
                 for row, noise in enumerate((0.0, 0.8, 0.2)):
                     for at, tile in enumerate(truth):
                         place = picture[row * (side + gap) :, at * (side + gap) :][:side, :side]

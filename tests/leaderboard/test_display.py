@@ -48,4 +48,6 @@ def test_ranks_and_intervals_and_the_rest() -> None:
     assert display.seconds(65.2) == "65 s"
     assert display.exact(56234.0, "bytes") == "56,234 bytes"
     assert display.exact(0.1) == "0.1"
-    assert display.setting({"drop_largest": 0.05, "labels": True}) == "drop largest 0.05, labels yes"
+    assert (
+        display.setting({"drop_largest": 0.05, "labels": True}) == "drop largest 0.05, labels yes"
+    )
