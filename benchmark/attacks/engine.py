@@ -168,7 +168,7 @@ class Stack:
         leaves: list[Tensor] = []
         dims: list[int | None] = []
         for path in paths:
-            column = [f[path] for f in flat]
+            column = [leaf for f in flat if (leaf := f[path]) is not None]
             if all(c is column[0] for c in column):
                 leaves.append(column[0])
                 dims.append(None)
@@ -236,26 +236,33 @@ class Engine:
             return _looped(value, dims)(*leaves)
 
     def _gradient(self, names: tuple[str, ...], inputs: list[Tensor]) -> Callable[..., Any]:
-        shape, stack = self.shape, self.stack
-        dims = (*(0 for _ in names), *self.stack.dims)
-        leaves = (*inputs, *self.stack.leaves)
-        single = _single(shape, names, stack.grow)
-        if self.strategy == "loop":
-            return _looped(single, dims)
+        stack, planned = self.stack, self.planned
+        trials = inputs[0].shape[0]
+        dims = (*(0 for _ in names), *stack.dims)
+        leaves = [*inputs, *stack.leaves]
+        single = _single(self.shape, names, stack.grow)
         batched = torch.func.vmap(single, in_dims=dims)
-        key = (
-            shape,
-            names,
-            stack.paths,
-            stack.bare,
-            dims,
-            tuple((tuple(x.shape), x.dtype, str(x.device)) for x in leaves),
-        )
-        return _TRACES.function(key, batched, leaves, self.planned) or self._fallback(single, dims)
-
-    def _fallback(self, single: Callable[..., Any], dims: tuple[int | None, ...]) -> Any:
-        self.strategy = "loop"
+        structure = (self.shape, names, stack.paths, stack.bare)
+        if self.strategy == "vmap":
+            if _works(batched, leaves):
+                return _TRACES.function((*structure, dims), batched, leaves, planned)
+            self.strategy = "loop"
+        elif _works(
+            batched, [x if d is None else x[:1] for x, d in zip(leaves, dims, strict=True)]
+        ):
+            # What vmap accepts does not depend on values, so that a trace of it is sound.
+            one = [x if d is None else x[0] for x, d in zip(leaves, dims, strict=True)]
+            single = _TRACES.function((*structure, "loop"), single, one, planned * trials)
         return _looped(single, dims)
+
+
+def _works(function: Callable[..., Any], leaves: Sequence[Tensor]) -> bool:
+    """Whether vmap accepts the function. Errors of the function itself come out of the loop."""
+    try:
+        function(*leaves)
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Traces:
@@ -266,30 +273,31 @@ class _Traces:
         self._calls: OrderedDict[Any, int] = OrderedDict()
 
     def function(
-        self, key: Any, batched: Callable[..., Any], leaves: tuple[Tensor, ...], planned: int
-    ) -> Callable[..., Any] | None:
+        self, key: Any, function: Callable[..., Any], leaves: Sequence[Tensor], planned: int
+    ) -> Callable[..., Any]:
         """A replay if that pays over the process's life so far, otherwise the function itself.
 
-        The results are bit-identical either way. None if the function cannot be batched.
+        The results are bit-identical either way, so nothing recorded depends on the choice.
         """
+        key = (key, tuple((tuple(x.shape), x.dtype, str(x.device)) for x in leaves))
         if key in self._graphs:
             self._graphs.move_to_end(key)
             return self._graphs[key]
         calls = self._calls.get(key, 0) + planned
         self._remember(self._calls, key, calls)
-        if calls >= _TRACE_PAYS_AFTER:
-            try:
-                graph = trace(batched, leaves)
-            except Exception:  # make_fx refuses in many ways; the plain function then decides
-                graph = None
-            if graph is not None:
-                self._remember(self._graphs, key, graph)
-                return graph
+        if calls < _TRACE_PAYS_AFTER:
+            return function
         try:
-            batched(*leaves)
-        except RuntimeError:
-            return None
-        return batched
+            replay = trace(function, leaves)
+            same = all(
+                torch.equal(a.nan_to_num(), b.nan_to_num())
+                for a, b in zip(replay(*leaves), function(*leaves), strict=True)
+            )
+        except Exception:  # make_fx refuses in many ways; untraced is slower, never wrong
+            same = False
+        chosen = replay if same else function
+        self._remember(self._graphs, key, chosen)
+        return chosen
 
     @staticmethod
     def _remember(store: OrderedDict[Any, Any], key: Any, value: Any) -> None:
