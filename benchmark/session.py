@@ -30,6 +30,10 @@ class BusyError(ValueError):
     """Somebody else holds the lock; the message is one line."""
 
 
+class StageError(ValueError):
+    """A stage cannot go on; the message is one line that says why."""
+
+
 @contextlib.contextmanager
 def locked(name: str, wait: bool = True, folder: Path = LOCKS) -> Iterator[None]:
     """Hold the lock ``name`` (``/`` allowed) against other processes; the system frees it at exit.

@@ -60,11 +60,11 @@ class DifferentiallyPrivateSGD(Defense):
     def _noised_gradient(
         self, client: Client, weights: Update, batch: Batch, rng: Generator
     ) -> Update:
-        import benchmark.compat  # noqa: F401  (before opacus, which imports torchvision)
         from opacus import GradSampleModule
         from opacus.optimizers import DPOptimizer
         from torch.nn import functional as F
 
+        import benchmark.compat  # noqa: F401  (before opacus, which imports torchvision)
         from benchmark.federated.setting import skeleton
 
         images, labels = batch

@@ -47,9 +47,7 @@ class PartialPerturbation(Defense):
 
     def perturbed(self, name: str) -> bool:
         """Whether noise is added to the gradient of parameter ``name``."""
-        return name.startswith("features.") or (
-            self.noised_encoder and name.startswith("encoder.")
-        )
+        return name.startswith("features.") or (self.noised_encoder and name.startswith("encoder."))
 
     def protect(
         self, update: Update, memory: Update, rng: Generator | None

@@ -62,9 +62,7 @@ def predict_protected(
     sent, _ = setting.defense.protect(
         Update({name: tensor.detach() for name, tensor in update.items()}), nothing, None
     )
-    return {
-        "update": {n: tensor + (sent[n] - tensor.detach()) for n, tensor in update.items()}
-    }
+    return {"update": {n: tensor + (sent[n] - tensor.detach()) for n, tensor in update.items()}}
 
 
 def reveal_noise(
@@ -104,16 +102,18 @@ def sent(transcript: Transcript) -> Evidence | None:
     if zeros < ABSENT * entries:
         return None
     mask = {name: (tensor != 0).float() for name, tensor in transcript.message.items()}
-    return reread(transcript, "sent", terms={"update": Term(value=dict(transcript.message), mask=mask)})
+    return reread(
+        transcript, "sent", terms={"update": Term(value=dict(transcript.message), mask=mask)}
+    )
 
 
 @reads(EVERY)
 def resimulated(transcript: Transcript) -> Evidence | None:
     """Apply the defense to the guess's update too, in expectation over its randomness."""
-    from benchmark.defenses.base import Defense
-
-    if type(transcript.setting.defense).protect is Defense.protect:
-        return None
+    message = transcript.message
+    again, _ = transcript.setting.defense.protect(message, message * 0.0, None)
+    if all(torch.equal(again[name], tensor) for name, tensor in message.items()):
+        return None  # to be expected of an update that is changed by noise alone
     return reread(transcript, "resimulated", predict=predict_protected)
 
 
@@ -132,10 +132,9 @@ def joint_noise(transcript: Transcript) -> Evidence | None:
 
 @reads(EVERY)
 def body(transcript: Transcript) -> Evidence | None:
-    """Match the layers before the last linear one, whose labels and noise it leaves out."""
-    setting = transcript.setting
-    inside = {n: t for n, t in transcript.message.items() if n.startswith("features.")}
-    if setting.defense.name == "none" or not inside or len(inside) == len(transcript.message):
+    """Match every layer but the last linear one, which shows labels and hides behind noise."""
+    inside = {n: t for n, t in transcript.message.items() if not n.startswith("head.")}
+    if transcript.setting.defense.name == "none" or len(inside) == len(transcript.message):
         return None
     return reread(transcript, "body", terms={"update": Term(value=inside)})
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -59,9 +58,7 @@ class Observation:
     seconds: float
 
 
-def start(
-    setting: Setting, clients: int, seed: int, secret: str
-) -> tuple[Update, list[Client]]:
+def start(setting: Setting, clients: int, seed: int, secret: str) -> tuple[Update, list[Client]]:
     """Initial shared weights (public) and clients (their private parameters keyed by secret)."""
     from benchmark.models.base import build
 
@@ -164,9 +161,7 @@ def _judge(
 
     def outcomes(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            logits = functional_call(
-                skeleton(setting), dict(parameters), (test.images, noise)
-            )
+            logits = functional_call(skeleton(setting), dict(parameters), (test.images, noise))
         losses = torch.nn.functional.cross_entropy(logits, test.labels, reduction="none")
         return (logits.argmax(-1) == test.labels).float(), losses
 
@@ -184,5 +179,3 @@ def _judge(
         return sum(accuracy) / len(scores), sum(loss) / len(scores)
 
     return judge
-
-

@@ -1,0 +1,232 @@
+"""Attacking transcripts: one cell per reading and attack, each computed once and kept.
+
+A cell's guesses are a safetensors file: ``images`` [V, N, C, H, W] in [0, 1], ``labels`` [V, N]
+and ``soft`` [V, N, classes] where the attack gave them, ``hidden.<name>`` [V, ...]. What is not a
+tensor is JSON beside it. Nothing here reads the truth.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark.cells import Store, digest, library_versions, source_digest
+from benchmark.execution import Failure, run
+from benchmark.naming import guesses_file
+from benchmark.randomness import seed_of
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attack on one file of transcripts, on all readings or on ``only`` one of them.
+
+    ``key`` are the columns that its cells share: scenario, defense, point, checkpoint, seed,
+    batch_size and attack.
+    """
+
+    key: Mapping[str, Any] = field(hash=False)
+    transcripts: Path
+    public: Path
+    fields: Mapping[str, Any] = field(hash=False)
+    provenance: Mapping[str, Any] = field(hash=False)
+    store: Path
+    limit: float | None = None
+    """Seconds a cell may take; its best guess by then counts, with status ``timeout``."""
+    only: str | None = None
+
+
+def attack_transcripts(task: Task) -> list[dict[str, Any]]:
+    """Compute what the store lacks; one record per reading, with its cell's folder.
+
+    A record holds the task's key, ``evidence``, ``knowledge``, ``status``, ``reason`` and, where
+    guesses exist, ``cell`` and what the attack reported.
+    """
+    from benchmark.attacks.base import get
+
+    transcripts = read_transcripts(task.transcripts)
+    chosen = get(task.key["attack"]).configured(**task.fields)
+    store = Store(task.store)
+    records = []
+    for name, evidences in readable(transcripts).items():
+        if task.only not in (None, name):
+            continue
+        records.append({**task.key, **_cell(task, chosen, name, evidences, store)})
+    return records
+
+
+def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
+    """Records of a task whose worker died over it: each reading is tried in a worker of its own.
+
+    What died again is a record with the failure's reason, so that no row is missing.
+    """
+    readings = readable(read_transcripts(task.transcripts))
+    alone = [replace(task, only=name) for name in readings]
+    records = []
+    for each, done in run(attack_transcripts, alone, workers=1):
+        if isinstance(done, Failure):
+            assert each.only is not None
+            about = _about(readings[each.only][0])
+            about |= {"status": done.status, "reason": done.reason, "evidence": each.only}
+            records.append({**task.key, **about})
+        else:
+            records += done
+    return records
+
+
+def keep(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Copy a record's guesses to ``folder``; the record names the file in place of the cell."""
+    kept = {name: value for name, value in record.items() if name != "cell"}
+    kept["file"] = str(guesses_file(record))
+    if "cell" in record:
+        target = folder / kept["file"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(record["cell"]) / "guesses.safetensors", target)
+    return kept
+
+
+def read_transcripts(path: Path) -> list[Any]:
+    """The transcripts of a file, decoded."""
+    from benchmark.federated.transcript import read
+
+    return read(path)
+
+
+def readable(transcripts: list[Any]) -> dict[str, list[Any]]:
+    """Every reading that applies to all the transcripts, by name, one evidence per victim."""
+    from benchmark.evidence.base import readings
+
+    found = {}
+    for entry in readings(transcripts[0].setting.defense.name):
+        evidences = [entry.build(transcript) for transcript in transcripts]
+        if all(evidence is not None for evidence in evidences):
+            found[entry.name] = evidences
+    return found
+
+
+def _cell(task: Task, chosen: Any, name: str, evidences: list[Any], store: Store) -> dict[str, Any]:
+    first = evidences[0]
+    record = {"evidence": name, **_about(first)}
+    reason = chosen.supports(first)
+    if reason is not None:
+        return record | {"status": "unsupported", "reason": reason}
+    key = cell_digest(task, chosen, first)
+    folder = store.get(key)
+    if folder is None:
+        try:
+            folder = store.put(key, lambda path: _compute(task, chosen, evidences, path))
+        except MemoryError as error:
+            return record | {"status": "oom", "reason": _line(error)}
+        except Exception as error:  # a cell that fails is a row with its reason
+            return record | {"status": "failed", "reason": _line(error)}
+    made = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    return record | made | {"cell": str(folder)}
+
+
+def _about(evidence: Any) -> dict[str, Any]:
+    return {
+        "knowledge": evidence.knowledge,
+        "labels": evidence.labels,
+        "observations": evidence.observations,
+        "unknowns": evidence.unknowns,
+    }
+
+
+def cell_digest(task: Task, chosen: Any, evidence: Any) -> str:
+    """The digest of everything that a cell's guesses depend on."""
+    defense, model = evidence.setting.defense.name, evidence.setting.model
+    sources = [
+        HERE / "evidence" / "base.py",
+        HERE / "evidence" / "generic.py",
+        *(HERE / "evidence" / f"{name}.py" for name in (defense, *borrowed(defense))),
+        HERE / "attacks" / f"{chosen.name}.py",
+        *(HERE / "attacks" / f"{part}.py" for part in PARTS),
+        HERE / "models" / "base.py",
+        HERE / "models" / f"{model}.py",
+        HERE / "defenses" / f"{defense}.py",
+        HERE / "defenses" / "base.py",
+        HERE / "defenses" / "parts",
+        HERE / "federated" / "setting.py",
+        HERE / "federated" / "update.py",
+        HERE / "federated" / "transcript.py",
+        HERE / "federated" / "wire.py",
+        Path(__file__),
+    ]
+    return digest(
+        task.transcripts,
+        chosen.parameters(),
+        evidence.name,
+        task.limit,
+        source_digest(path for path in sources if path.exists()),
+        library_versions(),
+    )
+
+
+PARTS = ("base", "engine", "labels", "objectives", "optimisation", "optimisers", "priors")
+"""What attacks are made of."""
+
+
+def borrowed(defense: str) -> tuple[str, ...]:
+    """Other defenses' readings that a defense's file builds on, from its imports."""
+    import ast
+
+    path = HERE / "evidence" / f"{defense}.py"
+    if not path.exists():
+        return ()
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "benchmark.evidence":
+                names += [alias.name for alias in node.names]
+            elif node.module.startswith("benchmark.evidence."):
+                names.append(node.module.rsplit(".", 1)[-1])
+    found = [name for name in names if name not in ("base", "generic", defense)]
+    return tuple(dict.fromkeys([*found, *(more for name in found for more in borrowed(name))]))
+
+
+def _compute(task: Task, chosen: Any, evidences: list[Any], folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from benchmark.data.preparation import read_public
+    from benchmark.federated.transcript import read_header
+
+    header = read_header(task.transcripts)
+    seeds = [
+        seed_of("start", evidences[0].setting.scenario, header["seed"], chosen.name, victim)
+        for victim in range(len(evidences))
+    ]
+    began = time.monotonic()
+    deadline = None if task.limit is None else began + task.limit
+    guesses = chosen.run(evidences, read_public(task.public), seeds, deadline)
+    seconds = time.monotonic() - began
+    tensors = {"images": torch.stack([g.images for g in guesses])}
+    for part in ("labels", "soft"):
+        if all(getattr(g, part) is not None for g in guesses):
+            tensors[part] = torch.stack([getattr(g, part) for g in guesses])
+    for name in guesses[0].hidden:
+        tensors[f"hidden.{name}"] = torch.stack([g.hidden[name] for g in guesses])
+    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "guesses.safetensors")
+    late = any(g.stopped == "timeout" for g in guesses)
+    made = {
+        "status": "timeout" if late else "ok",
+        "reason": f"stopped after {task.limit} s, best guess scored" if late else "",
+        "losses": [g.loss for g in guesses],
+        "evaluations": max(g.evaluations for g in guesses),
+        "strategy": guesses[0].strategy,
+        "chunk": guesses[0].chunk,
+        "seconds": seconds,
+        **task.provenance,
+    }
+    (folder / "cell.json").write_text(json.dumps(made, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

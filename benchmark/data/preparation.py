@@ -1,0 +1,164 @@
+"""What a scenario's rounds start from: public, training and private data, in folders apart.
+
+``public/``  auxiliary images and the facts that everybody knows; all that attacks may read
+``train/``   the clients' examples and the test set
+``private/`` the victims' images, and the secret that keys the clients' randomness
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmark.data.datasets import DataError, Dataset, load
+from benchmark.data.partitions import partition
+from benchmark.data.splits import split
+from benchmark.randomness import generator, seed_of
+from benchmark.records import write_json
+
+if TYPE_CHECKING:
+    from benchmark.config import Scenario
+
+
+@dataclass(frozen=True)
+class Public:
+    """What server and attackers know of the data.
+
+    Attributes:
+        facts: name, digest, shape, classes, mean and std of the data set.
+        images, labels: the auxiliary split, pixels [n, C, H, W] in [0, 1] and int64 [n].
+    """
+
+    facts: dict[str, Any]
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Training:
+    """Pixels [n, C, H, W] in [0, 1] and labels int64 [n] of the clients and of the test set."""
+
+    images: Tensor
+    labels: Tensor
+    owner: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+@dataclass(frozen=True)
+class Private:
+    """The images behind the observed messages, and the secret of the clients' randomness."""
+
+    images: Tensor
+    labels: Tensor
+    secret: str
+
+    def victims(self, seed: int, count: int, each: int) -> tuple[Tensor, Tensor]:
+        """``count`` victims of ``each`` images: pixels [V, N, C, H, W] and labels [V, N].
+
+        Seeds below the number of blocks that the report split holds share no image.
+        """
+        block = count * each
+        blocks = len(self.labels) // block
+        start = (seed % blocks) * block
+        rows = slice(start, start + block)
+        return (
+            self.images[rows].unflatten(0, (count, each)),
+            self.labels[rows].unflatten(0, (count, each)),
+        )
+
+
+def prepare(name: str, scenario: Scenario, public: Path, train: Path, private: Path) -> None:
+    """Write the three folders of the scenario ``name``.
+
+    Raises:
+        DataError: the data is not there, or too small for the scenario.
+    """
+    dataset = load(scenario.data)
+    parts = split(dataset, scenario.splits, seed_of(scenario.data, "split") % 2**32)
+    federation, observation = scenario.federation, scenario.observation
+    report = paired(parts["report"], scenario.data)
+    needed = observation.victims * max(observation.batch_sizes) * federation.local_steps
+    if needed > len(report):
+        raise DataError(
+            f"scenarios.{name}.splits.report: {len(report)} images, "
+            f"but {observation.victims} victims need {needed}"
+        )
+    auxiliary, clients, test = parts["auxiliary"], parts["client"], parts["test"]
+    mean, std = auxiliary.moments()
+    facts = {
+        "name": dataset.name,
+        "digest": dataset.digest(),
+        "shape": list(dataset.shape),
+        "classes": dataset.classes,
+        "mean": list(mean),
+        "std": list(std),
+    }
+    write_json(public / "data.json", facts)
+    _save(public / "auxiliary.safetensors", images=auxiliary.images, labels=auxiliary.labels)
+    options = {} if federation.alpha is None else {"alpha": federation.alpha}
+    owners = torch.empty(len(clients), dtype=torch.long)
+    dealt = partition(
+        federation.partition, clients.labels.numpy(), federation.clients,
+        seed_of(name, "partition") % 2**32, minimum=federation.batch_size, **options,
+    )  # fmt: skip
+    for index, rows in enumerate(dealt):
+        owners[torch.as_tensor(rows)] = index
+    _save(train / "clients.safetensors", images=clients.images, labels=clients.labels, owner=owners)
+    _save(train / "test.safetensors", images=test.images, labels=test.labels)
+    _save(private / "report.safetensors", images=report.images, labels=report.labels)
+    content = report.images.numpy().tobytes() + clients.images.numpy().tobytes()
+    write_json(private / "secret.json", {"secret": hashlib.sha256(content).hexdigest()})
+
+
+def paired(report: Dataset, name: str) -> Dataset:
+    """The report split in pairs of one class, so that every victim has another of its label."""
+    rng = generator(name, "victims")
+    order = torch.randperm(len(report), generator=rng)
+    pairs, waiting = [], {}
+    for row in order.tolist():
+        label = int(report.labels[row])
+        if label in waiting:
+            pairs.append([waiting.pop(label), row])
+        else:
+            waiting[label] = row
+    mixed = torch.randperm(len(pairs), generator=rng).tolist()
+    chosen = [row for index in mixed for row in pairs[index]] + list(waiting.values())
+    return report.subset(torch.tensor(chosen))
+
+
+def read_public(folder: Path) -> Public:
+    """What :func:`prepare` wrote for everybody."""
+    tensors = load_file(folder / "auxiliary.safetensors")
+    facts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    return Public(facts, tensors["images"], tensors["labels"])
+
+
+def read_training(folder: Path) -> Training:
+    """What :func:`prepare` wrote for the clients."""
+    clients, test = (
+        load_file(folder / "clients.safetensors"),
+        load_file(folder / "test.safetensors"),
+    )
+    return Training(
+        clients["images"], clients["labels"], clients["owner"], test["images"], test["labels"]
+    )
+
+
+def read_private(folder: Path) -> Private:
+    """What :func:`prepare` sealed."""
+    tensors = load_file(folder / "report.safetensors")
+    secret = json.loads((folder / "secret.json").read_text(encoding="utf-8"))["secret"]
+    return Private(tensors["images"], tensors["labels"], secret)
+
+
+def _save(path: Path, **tensors: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)

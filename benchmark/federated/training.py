@@ -1,0 +1,252 @@
+"""Training one operating point from one seed, and keeping what the server and clients held.
+
+A run's folder holds ``record.json``, what it measured (rows of training.csv and checkpoints.csv,
+curves), and per checkpoint ``<checkpoint>.safetensors`` with the shared weights
+(``weights.<name>``) and every client's own state (``client.<index>.private.<name>``,
+``client.<index>.memory.<name>``).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmark.cells import Store, digest, library_versions, source_digest
+from benchmark.data.preparation import (
+    Public,
+    Training,
+    read_private,
+    read_public,
+    read_training,
+)
+from benchmark.defenses.base import build
+from benchmark.federated.client import Client
+from benchmark.federated.setting import Setting, schema
+from benchmark.federated.simulation import Examples, Observation, Protocol, simulate
+from benchmark.federated.update import Update
+from benchmark.records import write_json
+
+if TYPE_CHECKING:
+    from benchmark.config import Scenario
+
+
+HERE = Path(__file__).parent
+SOURCES = (
+    HERE,
+    HERE.parent / "defenses" / "base.py",
+    HERE.parent / "defenses" / "parts",
+    HERE.parent / "models" / "base.py",
+    HERE.parent / "randomness.py",
+)
+"""The code that every run depends on, beside its defense's and its model's file."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a scenario, one defense at one operating point, one seed."""
+
+    scenario: str
+    defense: str
+    point: str
+    seed: int
+
+
+def setting_of(
+    name: str, scenario: Scenario, public: Public, defense: str, fields: dict
+) -> Setting:
+    """The public setting of a scenario under a defense, at the training batch size."""
+    federation = scenario.federation
+    return Setting(
+        scenario=name,
+        model=federation.model,
+        shape=tuple(public.facts["shape"]),
+        classes=public.facts["classes"],
+        mean=tuple(public.facts["mean"]),
+        std=tuple(public.facts["std"]),
+        algorithm=federation.algorithm,
+        local_steps=federation.local_steps,
+        local_lr=federation.local_learning_rate or federation.learning_rate,
+        private_lr=federation.private_learning_rate,
+        batch_size=federation.batch_size,
+        labels_given=scenario.observation.side.labels,
+        defense=build(defense, fields),
+    )
+
+
+def train(
+    run: Run, scenario: Scenario, setting: Setting, data: Training, secret: str, folder: Path
+) -> None:
+    """Train and write everything that later stages need under ``folder``."""
+    federation = scenario.federation
+    protocol = Protocol(federation.rounds, federation.learning_rate, federation.momentum)
+    clients = range(federation.clients)
+    parts = [
+        Examples(setting.normalise(data.images[data.owner == i]), data.labels[data.owner == i])
+        for i in clients
+    ]
+    test = Examples(setting.normalise(data.test_images), data.test_labels)
+    # what a client draws must differ from point to point as it does from run to run
+    private = f"{secret}/{run.scenario}/{run.defense}/{run.point}"
+    seen: list[Observation] = []
+    checkpoints = []
+    for observation in simulate(setting, protocol, parts, test, run.seed, private):
+        seen.append(replace(observation, weights=Update({}), clients=()))
+        for checkpoint, number in federation.checkpoints.items():
+            if number != observation.round:
+                continue
+            save_state(folder / f"{checkpoint}.safetensors", observation)
+            accuracy = next(s.accuracy for s in reversed(seen) if s.accuracy is not None)
+            checkpoints.append(
+                {
+                    "checkpoint": checkpoint,
+                    "round": observation.round,
+                    "gradient_norm": gradient_norm(setting, observation, parts),
+                    "loss": next(s.loss for s in reversed(seen) if s.loss is not None),
+                    "accuracy": accuracy,
+                }
+            )
+    record = summary(run, scenario, setting, seen, min(map(len, parts)))
+    write_json(
+        folder / "record.json",
+        {"training": record, "checkpoints": checkpoints, "curves": curves(seen)},
+    )
+
+
+def stored(
+    run: Run, scenario: Scenario, fields: dict[str, Any], prepared: Path, store: Path
+) -> Path:
+    """The folder of a finished run, from the store or trained now.
+
+    Args:
+        prepared: where ``prepare`` wrote ``public``, ``train`` and ``private``.
+        store: root of the store of finished runs.
+    """
+    public = read_public(prepared / "public")
+    setting = setting_of(run.scenario, scenario, public, run.defense, fields)
+    key = digest(
+        [run.scenario, run.defense, run.point, run.seed],
+        setting.to_json(),
+        scenario.federation.model_dump(mode="json"),
+        prepared / "train",
+        prepared / "private",
+        source_digest([*SOURCES, HERE.parent / "defenses" / f"{run.defense}.py",
+                       HERE.parent / "models" / f"{setting.model}.py"]),
+        library_versions(),
+    )  # fmt: skip
+
+    def write(folder: Path) -> None:
+        data, private = read_training(prepared / "train"), read_private(prepared / "private")
+        train(run, scenario, setting, data, private.secret, folder)
+
+    runs = Store(store)
+    return runs.get(key) or runs.put(key, write)
+
+
+def gradient_norm(setting: Setting, observation: Observation, parts: list[Examples]) -> float:
+    """Mean over clients of the norm of the undefended gradient on all their examples."""
+    norms = []
+    for client, part in zip(observation.clients, parts, strict=True):
+        noise = client.draw(len(part), torch.Generator().manual_seed(0))
+        step = client.gradient(
+            {**observation.weights, **client.private},
+            list(observation.weights), part.images, part.labels, noise,
+        )  # fmt: skip
+        norms.append(float(Update(step).norm()))
+    return sum(norms) / len(norms)
+
+
+def summary(
+    run: Run, scenario: Scenario, setting: Setting, seen: list[Observation], smallest: int
+) -> dict[str, Any]:
+    """The run's row of training.csv."""
+    federation = scenario.federation
+    rounds = [s for s in seen if s.round]
+    personal = type(setting.defense).personalised()
+    accuracy = seen[-1].accuracy
+    rate = setting.batch_size / smallest
+    guarantee = setting.defense.guarantee(
+        rounds=federation.rounds * federation.local_steps
+        if setting.defense.sampling == "poisson"
+        else federation.rounds,
+        rate=rate,
+    )
+    return {
+        "scenario": run.scenario,
+        "defense": run.defense,
+        "point": run.point,
+        "seed": run.seed,
+        "accuracy_global": None if personal else accuracy,
+        "accuracy_personal": accuracy if personal else None,
+        "epsilon": guarantee.epsilon if guarantee else None,
+        "uplink_bytes": sum(s.uplink for s in rounds) / len(rounds),
+        "downlink_bytes": sum(s.downlink for s in rounds) / len(rounds),
+        "bytes_to_target": bytes_to_target(seen, federation.target_accuracy, federation.clients),
+        "rounds": federation.rounds,
+        "delta": guarantee.delta if guarantee else None,
+        "privacy_unit": guarantee.unit if guarantee else "",
+        "adversary": guarantee.adversary if guarantee else "",
+        "target_accuracy": federation.target_accuracy,
+        "client_seconds": sum(s.seconds for s in rounds) / len(rounds),
+    }
+
+
+def bytes_to_target(seen: list[Observation], target: float, clients: int) -> float | None:
+    """Bytes up and down of all clients until ``target`` was first measured; None if never."""
+    total = 0.0
+    for observation in seen:
+        total += clients * (observation.uplink + observation.downlink)
+        if observation.accuracy is not None and observation.accuracy >= target:
+            return total
+    return None
+
+
+def curves(seen: list[Observation]) -> dict[str, list[tuple[int, float]]]:
+    """What changed over the rounds, as (round, value)."""
+    return {
+        "accuracy": [(s.round, s.accuracy) for s in seen if s.accuracy is not None],
+        "loss": [(s.round, s.loss) for s in seen if s.loss is not None],
+        "uplink_bytes": [(s.round, s.uplink) for s in seen if s.round],
+    }
+
+
+def save_state(path: Path, observation: Observation) -> None:
+    """Write the shared weights and every client's own state."""
+    tensors = {f"weights.{name}": tensor for name, tensor in observation.weights.items()}
+    for index, client in enumerate(observation.clients):
+        for name, tensor in client.private.items():
+            tensors[f"client.{index}.private.{name}"] = tensor
+        for name, tensor in client.memory.items():
+            if tensor.any():  # a memory that is zero says nothing
+                tensors[f"client.{index}.memory.{name}"] = tensor
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_state(path: Path, setting: Setting, clients: int) -> tuple[Update, list[Client]]:
+    """The inverse of :func:`save_state`."""
+    tensors = load_file(path)
+
+    def under(prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+    weights = Update({name: tensors[f"weights.{name}"] for name in schema(setting)})
+    blank = weights.map(torch.zeros_like)
+    states = [
+        Client(
+            setting,
+            under(f"client.{index}.private."),
+            Update({**blank, **under(f"client.{index}.memory.")}),
+        )
+        for index in range(clients)
+    ]
+    return weights, states
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What the run in ``folder`` measured."""
+    return json.loads((folder / "record.json").read_text(encoding="utf-8"))

@@ -1,0 +1,118 @@
+"""Reconstruction strips: what the attacks saw, one tile per private image, at native size.
+
+Rows are the truth, the best reading that knows nothing of the defense, and the strongest of all;
+columns are the first seed's victims, the same for every defense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from benchmark.metrics.privacy import match
+
+GAP = 1
+LIMIT = 16
+"""Tiles per row at most."""
+
+
+def strip(rows: Sequence[np.ndarray], path: Path) -> None:
+    """Write rows of images [n, C, H, W] in [0, 1] (C is 1 or 3) as one PNG, gaps transparent."""
+    count, channels, height, width = rows[0].shape
+    canvas = np.zeros((len(rows) * (height + GAP) - GAP, count * (width + GAP) - GAP, 4), np.uint8)
+    for line, images in enumerate(rows):
+        for column, image in enumerate(images):
+            pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+            top, left = line * (height + GAP), column * (width + GAP)
+            tile = canvas[top : top + height, left : left + width]
+            tile[..., :3] = np.moveaxis(pixels, 0, -1) if channels == 3 else pixels[0][..., None]
+            tile[..., 3] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(canvas, "RGBA").save(path, optimize=True)
+
+
+def hang(
+    ranking: Sequence[Mapping[str, Any]],
+    victims: pd.DataFrame,
+    seed: int,
+    sources: Mapping[tuple[Any, ...], Mapping[str, Path]],
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Write the strips of all ranked points and return their index.
+
+    Args:
+        ranking: rows of ranking.csv.
+        victims: victims.csv.
+        seed: whose victims are shown.
+        sources: (defense, point, checkpoint, batch size) -> the files of truth and guesses:
+            ``truth``, and ``attack/evidence`` for each cell.
+        folder: where the PNGs go.
+    """
+    from safetensors.numpy import load_file
+
+    index = []
+    for row in ranking:
+        place = (row["defense"], row["point"], row["checkpoint"], row["batch_size"])
+        files = sources.get(place, {})
+        if "truth" not in files:
+            continue
+        truth = load_file(files["truth"])["images"]
+        scored = victims[
+            (victims["seed"] == seed)
+            & (victims["defense"] == row["defense"])
+            & (victims["point"] == row["point"])
+            & (victims["checkpoint"] == row["checkpoint"])
+            & (victims["batch_size"] == row["batch_size"])
+        ]
+        rows = [truth.reshape(-1, *truth.shape[2:])]
+        labels: list[dict[str, Any]] = [
+            {"label": "truth", "attack": "", "evidence": "", "psnr": []}
+        ]
+        for label, chosen in (
+            ("oblivious", _best(scored[scored["knowledge"] == "oblivious"])),
+            ("adaptive", (row["adaptive_attack"], row["adaptive_evidence"])),
+        ):
+            if chosen is None or "/".join(chosen) not in files:
+                continue
+            guesses = load_file(files["/".join(chosen)])["images"]
+            matched = [g[match(g, t)] for g, t in zip(guesses, truth, strict=True)]
+            rows.append(np.concatenate(matched))
+            own = scored[(scored["attack"] == chosen[0]) & (scored["evidence"] == chosen[1])]
+            psnr = own.sort_values(["victim", "image"])["psnr"].round(2).tolist()[:LIMIT]
+            labels.append(
+                {"label": label, "attack": chosen[0], "evidence": chosen[1], "psnr": psnr}
+            )
+        size = "" if row["batch_size"] == 1 else f"--b{row['batch_size']}"
+        name = f"{row['defense']}--{row['point']}--{row['checkpoint']}{size}.png"
+        strip([images[:LIMIT] for images in rows], folder / name)
+        count = min(LIMIT, len(rows[0]))
+        index.append(
+            {
+                "file": name,
+                "defense": row["defense"],
+                "point": row["point"],
+                "checkpoint": row["checkpoint"],
+                "batch_size": row["batch_size"],
+                "tile": list(truth.shape[-2:]),
+                "gap": GAP,
+                "rows": labels,
+                "victims": [f"{seed}/{i // truth.shape[1]}" for i in range(count)],
+            }
+        )
+    return index
+
+
+def _best(scored: pd.DataFrame) -> tuple[str, str] | None:
+    """The attack and evidence with most recovered images, then the highest median PSNR."""
+    if scored.empty:
+        return None
+    means = scored.groupby(["attack", "evidence"]).agg(
+        success=("success", "mean"), psnr=("psnr", "median")
+    )
+    attack, evidence = means.sort_values(["success", "psnr"]).index[-1]
+    return str(attack), str(evidence)

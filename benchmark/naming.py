@@ -1,0 +1,22 @@
+"""File names of transcripts, truth and guesses, below one defense's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def transcripts_file(point: str, seed: int, checkpoint: str, batch_size: int) -> Path:
+    """The transcripts of one operating point, seed, checkpoint and attacked batch size."""
+    return Path(point) / f"{seed}--{checkpoint}--b{batch_size}.safetensors"
+
+
+def guesses_file(cell: Mapping[str, Any]) -> Path:
+    """The guesses of one cell on such a file."""
+    transcripts = transcripts_file(
+        cell["point"], cell["seed"], cell["checkpoint"], cell["batch_size"]
+    )
+    return transcripts.with_name(
+        f"{transcripts.stem}--{cell['attack']}--{cell['evidence']}.safetensors"
+    )

@@ -1,0 +1,187 @@
+"""From scored images to ranks: the strongest attack on every operating point, and ties as ties.
+
+Leakage is compared at one checkpoint and attacked batch size, over the same victims for all. A
+victim that the strongest attack did not recover counts as leaked all the same where its optimiser
+failed: the audit credits a defense with nothing else than evidence that ran out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark.metrics import audit
+from benchmark.metrics.stats import CrossFit, cross_fit, rank_groups, rate_interval
+
+POINT = ["defense", "point"]
+PLACE = ["checkpoint", "batch_size"]
+SCORED = ("ok", "timeout", "unsupported")
+"""Statuses that do not hold a ranking back: an unsupported cell has its reason."""
+
+
+def rank(
+    scenario: str,
+    cells: pd.DataFrame,
+    victims: pd.DataFrame,
+    training: pd.DataFrame,
+    seeds: Sequence[int],
+    own_readings: Mapping[str, bool],
+    *,
+    confidence: float,
+    bootstrap: int,
+    folds: int,
+) -> list[dict[str, Any]]:
+    """Rows of ranking.csv, checkpoint by checkpoint, the best ranks first.
+
+    Args:
+        cells, victims, training: the scenario's tables.
+        seeds: all that a complete row has.
+        own_readings: defense -> whether it has adaptive readings beyond the generic ones.
+    """
+    rows: list[dict[str, Any]] = []
+    for place, here in cells.groupby(PLACE, sort=False):
+        checkpoint, batch_size = place
+        found = victims[
+            (victims["checkpoint"] == checkpoint) & (victims["batch_size"] == batch_size)
+        ]
+        group: list[dict[str, Any]] = []
+        leakage: dict[int, np.ndarray] = {}
+        for (defense, point), own in here.groupby(POINT, sort=False):
+            images = found[(found["defense"] == defense) & (found["point"] == point)]
+            row, credited = _row(images, own, seeds, folds, confidence, bootstrap)
+            row |= {
+                "scenario": scenario,
+                "defense": defense,
+                "point": point,
+                "checkpoint": checkpoint,
+                "batch_size": batch_size,
+                **_utility(training, str(defense), str(point)),
+            }
+            if defense != "none" and not own_readings.get(str(defense), False):
+                row["flags"].append("generic-only")
+            if batch_size == 1:
+                row["flags"].append("probe")
+            if credited is not None:
+                leakage[len(group)] = credited
+            group.append(row)
+        _place(group, leakage, confidence)
+        rows += sorted(group, key=_order)
+    return [{**row, "flags": ";".join(row["flags"])} for row in rows]
+
+
+def _row(
+    images: pd.DataFrame, cells: pd.DataFrame, seeds: Sequence[int], folds: int,
+    confidence: float, bootstrap: int,
+) -> tuple[dict[str, Any], np.ndarray | None]:  # fmt: skip
+    """One operating point's leakage; None beside it where it must not be ranked."""
+    flags: list[str] = []
+    missing = not cells["status"].isin(SCORED).all()
+    missing |= set(cells["seed"]) != set(seeds) or images.empty
+    row: dict[str, Any] = {
+        "flags": flags, "n": 0, "status": "missing" if missing else "ok", "verdict": "",
+        "rank_lo": None, "rank_hi": None, "share_failed": None, "share_exhausted": None,
+        "floor_success": None, "floor_psnr": None,
+        "adaptive_attack": "", "adaptive_evidence": "",
+    }  # fmt: skip
+    for side in ("oblivious", "adaptive"):
+        for part in ("success", "lo", "hi", "psnr_median"):
+            row[f"{side}_{part}"] = None
+    if missing:
+        flags.append("missing-cells")
+    if images.empty:
+        return row, None
+    images = images.assign(
+        column=images["attack"] + "/" + images["evidence"],
+        credited=audit.uncredited(images["success"], images["verdict"].tolist()),
+    )
+    for side, chosen in (
+        ("oblivious", images[images["knowledge"] == "oblivious"]),
+        ("adaptive", images),
+    ):
+        fit, picked = _strongest(chosen, folds)
+        estimate = rate_interval(fit.scores, level=confidence, resamples=bootstrap)
+        row |= {
+            f"{side}_success": estimate.mean,
+            f"{side}_lo": estimate.lo,
+            f"{side}_hi": estimate.hi,
+            f"{side}_psnr_median": float(picked["psnr"].median()),
+        }
+    attack, evidence = fit.attack.split("/")
+    found = audit.shares(picked["verdict"].tolist())
+    row |= {
+        "n": len(picked),
+        "adaptive_attack": attack,
+        "adaptive_evidence": evidence,
+        "floor_success": float(picked["floor_success"].mean()),
+        "floor_psnr": float(picked["floor_psnr"].median()),
+        "share_failed": found[audit.FAILED] + found[audit.BROKEN],
+        "share_exhausted": found[audit.EXHAUSTED],
+        "verdict": audit.summary(picked["verdict"].tolist()),
+    }
+    if row["share_failed"] > audit.TOLERANCE:
+        flags.append("unproven")
+    credited = picked.groupby(["seed", "victim"])["credited"].mean()
+    return row, None if missing else credited.to_numpy()
+
+
+def _strongest(images: pd.DataFrame, folds: int) -> tuple[CrossFit, pd.DataFrame]:
+    """The cross-fitted choice among attack/evidence columns, and the images as it scored them."""
+
+    def table(measure: str) -> pd.DataFrame:
+        return images.pivot_table(index=["seed", "victim"], columns="column", values=measure)
+
+    success, psnr = table("success"), table("psnr")
+    fit = cross_fit(
+        {name: success[name].to_numpy() for name in success},
+        ties={name: psnr[name].to_numpy() for name in psnr},
+        folds=folds,
+    )
+    chosen = pd.Series(fit.chosen, index=success.index, name="chosen").reset_index()
+    merged = images.merge(chosen, on=["seed", "victim"])
+    picked = merged[merged["column"] == merged["chosen"]]
+    return fit, picked.sort_values(["seed", "victim", "image"])
+
+
+def _place(
+    group: list[dict[str, Any]], leakage: Mapping[int, np.ndarray], confidence: float
+) -> None:
+    """Fill in the ranks of one checkpoint, unless even no defense does not exceed the floor."""
+    control = next((row for row in group if row["defense"] == "none"), None)
+    clear = control is not None and control["verdict"] in (audit.OK, audit.EXHAUSTED)
+    if clear and control and control["adaptive_lo"] <= control["floor_success"]:
+        for row in group:
+            row["flags"].append("no-headroom")
+        return
+    if len({len(values) for values in leakage.values()}) > 1:
+        sizes = [len(values) for values in leakage.values()]
+        leakage = {k: v for k, v in leakage.items() if len(v) == max(sizes)}
+    ranks = rank_groups({str(k): v for k, v in leakage.items()}, level=confidence)
+    for index, (lo, hi) in ranks.items():
+        group[int(index)]["rank_lo"], group[int(index)]["rank_hi"] = lo, hi
+
+
+def _utility(training: pd.DataFrame, defense: str, point: str) -> dict[str, Any]:
+    """Means over seeds of what the same operating point cost; epsilon is the largest."""
+    runs = training[(training["defense"] == defense) & (training["point"] == point)]
+    columns = (
+        "accuracy_global", "accuracy_personal", "uplink_bytes", "downlink_bytes", "client_seconds",
+    )  # fmt: skip
+    found: dict[str, Any] = {name: _mean(runs[name]) for name in columns}
+    reached = runs["bytes_to_target"]
+    found["bytes_to_target"] = _mean(reached) if reached.notna().all() else None
+    found["epsilon"] = float(runs["epsilon"].max()) if len(runs) else None
+    return found
+
+
+def _mean(values: pd.Series) -> float | None:
+    mean = values.astype(float).mean()
+    return None if pd.isna(mean) else float(mean)
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    ranked = row["rank_lo"] is not None
+    leak = row["adaptive_success"] if row["adaptive_success"] is not None else 2.0
+    return (not ranked, row["rank_lo"] or 0, row["rank_hi"] or 0, leak, row["defense"])

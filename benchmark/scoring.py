@@ -1,0 +1,248 @@
+"""Scoring: guesses against the sealed truth, one file of transcripts at a time.
+
+The only code besides ``observe`` that reads the truth. Every number of cells.csv and victims.csv
+is made here, from the guesses alone: nothing that an attack reports about its own success counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmark.campaign import read_transcripts, readable
+from benchmark.data.preparation import read_public, read_training
+from benchmark.federated.observation import read_truth
+from benchmark.metrics import audit, floor, privacy
+from benchmark.metrics.stats import per_victim, rate_interval
+from benchmark.randomness import seed_of
+
+if TYPE_CHECKING:
+    from benchmark.config import Scoring
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What to score: all attacks' cells on one file of transcripts.
+
+    ``cells`` are the records that the attack stage listed for it, ``key`` the columns that they
+    share (scenario, defense, point, checkpoint, seed, batch_size).
+    """
+
+    key: Mapping[str, Any] = field(hash=False)
+    transcripts: Path
+    truth: Path
+    public: Path
+    train: Path
+    guesses: Path
+    cells: Sequence[Mapping[str, Any]] = field(hash=False)
+    attacks: Mapping[str, Mapping[str, Any]] = field(hash=False)
+    tau: float
+    scoring: Scoring
+
+
+def threshold(public: Path, train: Path, minimum: float) -> float:
+    """tau in dB, from test images in the victims' place."""
+    known, data = read_public(public), read_training(train)
+    return floor.tau(
+        data.test_images.numpy(), data.test_labels.numpy(),
+        known.images.numpy(), known.labels.numpy(), minimum=minimum,
+    )  # fmt: skip
+
+
+def score_sheet(sheet: Sheet) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of cells.csv and of victims.csv, in the order of ``sheet.cells``."""
+    known = None
+    cells, victims = [], []
+    for record in sheet.cells:
+        row = {**_reported(record), **sheet.key}
+        if record["status"] in ("ok", "timeout"):
+            known = known or _Known(sheet)
+            images = _score_cell(sheet, record, known)
+            row |= _aggregate(sheet, images)
+            row["label_accuracy"] = _label_accuracy(record, known, sheet)
+            victims += [{**sheet.key, **_named(record), **image} for image in images]
+        cells.append(row)
+    return cells, victims
+
+
+class _Known:
+    """What all cells of a sheet share: the truth, its readings, and the guesses without attack."""
+
+    def __init__(self, sheet: Sheet) -> None:
+        self.readings = readable(read_transcripts(sheet.transcripts))
+        self.truth = read_truth(sheet.truth)
+        setting = next(iter(self.readings.values()))[0].setting
+        self.undefended = setting.defense.name == "none"
+        for victim in self.truth:
+            victim["images"] = setting.normalise(victim["pixels"])
+        self.soft = [F.one_hot(v["labels"], setting.classes).float() for v in self.truth]
+        self.pixels = torch.cat([v["pixels"] for v in self.truth]).numpy()
+        self.labels = torch.cat([v["labels"] for v in self.truth]).numpy()
+        public = read_public(sheet.public)
+        self.without = floor.without_attack(
+            self.pixels, self.labels, public.images.numpy(), public.labels.numpy()
+        )
+        self.candidates = candidates(sheet.public, sheet.train)
+
+
+@lru_cache(maxsize=2)
+def candidates(public: Path, train: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images that are nobody's victim, to tell a victim apart from: auxiliary, clients', test."""
+    known, data = read_public(public), read_training(train)
+    images = torch.cat([known.images, data.images, data.test_images])
+    labels = torch.cat([known.labels, data.labels, data.test_labels])
+    return images.numpy(), labels.numpy()
+
+
+def _score_cell(sheet: Sheet, record: Mapping[str, Any], known: _Known) -> list[dict[str, Any]]:
+    """One row per private image, without the key."""
+    tensors = load_file(sheet.guesses / record["file"])
+    guesses = tensors["images"].numpy()
+    matched = np.concatenate(
+        [
+            guess[privacy.match(guess, victim["pixels"])]
+            for guess, victim in zip(guesses, known.truth, strict=True)
+        ]
+    )
+    scores = privacy.score(matched, known.pixels)
+    seed = seed_of("candidates", sheet.key["scenario"], sheet.key["seed"]) % 2**32
+    identified, _ = privacy.identify(
+        matched,
+        known.pixels,
+        known.labels,
+        *known.candidates,
+        count=sheet.scoring.candidates,
+        seed=seed,
+    )
+    truths = [v["pixels"].numpy() for v in known.truth]
+    swapped = np.concatenate(
+        floor.swapped(list(guesses), truths, [v["labels"].numpy() for v in known.truth])
+    )
+    best_floor = np.fmax(known.without, swapped)
+    losses = _losses(sheet, record, known, tensors)
+    each = guesses.shape[1]
+    rows = []
+    for index in range(len(matched)):
+        victim, image = divmod(index, each)
+        loss_guess, loss_truth = losses[victim]
+        success = bool(scores.psnr[index] > sheet.tau)
+        rows.append(
+            {
+                "victim": victim,
+                "image": image,
+                "psnr": float(scores.psnr[index]),
+                "ssim": float(scores.ssim[index]),
+                "mse": float(scores.mse[index]),
+                "success": int(success),
+                "identified": int(identified[index]),
+                "floor_psnr": float(best_floor[index]),
+                "floor_success": int(best_floor[index] > sheet.tau),
+                "verdict": audit.verdict(success, loss_guess, loss_truth, known.undefended),
+                "loss_guess": loss_guess,
+                "loss_truth": loss_truth,
+            }
+        )
+    return rows
+
+
+def _losses(
+    sheet: Sheet, record: Mapping[str, Any], known: _Known, tensors: Mapping[str, Tensor]
+) -> list[tuple[float, float]]:
+    """The attack's objective at its guess and at the truth, per victim."""
+    from benchmark.attacks.base import get
+
+    attack = get(record["attack"]).configured(**sheet.attacks[record["attack"]])
+    evidences = known.readings[record["evidence"]]
+    count = len(evidences)
+    hidden = [
+        {n.removeprefix("hidden."): t[i] for n, t in tensors.items() if n.startswith("hidden.")}
+        for i in range(count)
+    ]
+    if "soft" in tensors:
+        soft = list(tensors["soft"])
+    elif "labels" in tensors:
+        soft = list(F.one_hot(tensors["labels"], known.soft[0].shape[-1]).float())
+    else:
+        soft = known.soft  # labels play no part
+    at_guess = attack.losses(evidences, list(tensors["images"]), soft, hidden)
+    true_hidden = [
+        e.reveal(e.setting, v, e.data) for e, v in zip(evidences, known.truth, strict=True)
+    ]
+    at_truth = attack.losses(evidences, [v["pixels"] for v in known.truth], known.soft, true_hidden)
+    return list(zip(at_guess, at_truth, strict=True))
+
+
+def _label_accuracy(record: Mapping[str, Any], known: _Known, sheet: Sheet) -> float | None:
+    """Mean over victims; None where labels were given or play no part."""
+    if record["labels"] in ("given", "eliminated"):
+        return None
+    tensors = load_file(sheet.guesses / record["file"])
+    if "labels" not in tensors:
+        return None
+    pairs = zip(tensors["labels"].numpy(), known.truth, strict=True)
+    return float(np.mean([privacy.label_accuracy(g, v["labels"].numpy()) for g, v in pairs]))
+
+
+def _aggregate(sheet: Sheet, images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a row of cells.csv says of its images."""
+
+    def column(name: str) -> np.ndarray:
+        return np.array([image[name] for image in images], float)
+
+    victims = [image["victim"] for image in images]
+    success = rate_interval(
+        per_victim(column("success"), victims),
+        level=sheet.scoring.confidence,
+        resamples=sheet.scoring.bootstrap,
+    )
+    psnr = column("psnr")
+    verdicts = [image["verdict"] for image in images]
+    found = audit.shares(verdicts)
+    return {
+        "verdict": audit.summary(verdicts),
+        "n": len(images),
+        "success_rate": success.mean,
+        "success_lo": success.lo,
+        "success_hi": success.hi,
+        "psnr_mean": float(psnr.mean()),
+        "psnr_median": float(np.median(psnr)),
+        "psnr_q10": float(np.quantile(psnr, 0.1)),
+        "psnr_q90": float(np.quantile(psnr, 0.9)),
+        "psnr_max": float(psnr.max()),
+        "ssim_mean": float(column("ssim").mean()),
+        "mse_mean": float(column("mse").mean()),
+        "floor_psnr": float(np.median(column("floor_psnr"))),
+        "floor_success_rate": float(column("floor_success").mean()),
+        "identification_rate": float(column("identified").mean()),
+        "loss_guess_median": float(np.median(column("loss_guess"))),
+        "loss_truth_max": float(column("loss_truth").max()),
+        "share_ok": found[audit.OK],
+        "share_exhausted": found[audit.EXHAUSTED],
+        "share_failed": found[audit.FAILED] + found[audit.BROKEN],
+    }
+
+
+def _named(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in ("attack", "evidence", "knowledge")}
+
+
+def _reported(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that the attack stage fills, and blanks for those that scoring may fill."""
+    from benchmark.records import CELLS
+
+    row: dict[str, Any] = dict.fromkeys(CELLS)
+    for name in CELLS:
+        if name in record:
+            row[name] = record[name]
+    row["dirty"] = None if record.get("dirty") is None else int(record["dirty"])
+    row["n"] = 0
+    return row

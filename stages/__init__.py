@@ -1,0 +1,1 @@
+"""The pipeline's stages: thin shells from params.yaml to calls of the library."""

@@ -1,0 +1,26 @@
+"""Read a scenario's data and divide it into public, training and private folders."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from benchmark.config import load_params
+from benchmark.session import fresh_folder, locked, main
+from stages.places import artifact
+
+
+def prepare(scenario: str) -> None:
+    """Write ``public/``, ``train/`` and ``private/`` of one scenario."""
+    from benchmark.data.preparation import prepare as write
+
+    params = load_params()
+    with locked(f"prepare/{scenario}"), ExitStack() as stack:
+        folders = [
+            stack.enter_context(fresh_folder(artifact(scenario, kind)))
+            for kind in ("public", "train", "private")
+        ]
+        write(scenario, params.scenarios[scenario], *folders)
+
+
+if __name__ == "__main__":
+    main(prepare)
