@@ -1,0 +1,206 @@
+"""What holds for every registered attack, and what the base does with one that misbehaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import benchmark.attacks
+from benchmark.attacks import base
+from benchmark.attacks.base import Attack, AttackError, Guess, Unsupported, get, names, register
+
+ATTACKS = [get(name) for name in names()]
+every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
+
+
+def short(attack: Attack) -> Attack:
+    return attack.configured(iterations=12)
+
+
+def onehot(labels: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [torch.nn.functional.one_hot(y, 10).float() for y in labels]
+
+
+@every_attack
+def test_files_are_named_after_attacks(attack: Attack) -> None:
+    assert (Path(benchmark.attacks.__path__[0]) / f"{attack.name}.py").exists()
+    assert attack.title and attack.cite and attack.url and attack.summary
+    assert json.loads(json.dumps(attack.parameters()))["name"] == attack.name
+
+
+@every_attack
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"labels": "unknown"}, {"labels": "eliminated"}, {"hidden": True}, {"batch_size": 3}],
+    ids=str,
+)
+def test_guesses_are_valid(attack: Attack, victims, options) -> None:
+    evidences, images, _ = victims(2, **options)
+    guesses = short(attack).run(evidences)
+    for guess, truth in zip(guesses, images, strict=True):
+        assert guess.images.shape == truth.shape
+        assert float(guess.images.min()) >= 0 and float(guess.images.max()) <= 1
+        assert math.isfinite(guess.loss)
+        assert 0 < guess.evaluations <= 12
+        assert guess.stopped in {"budget", "converged"}
+        assert (guess.labels is None) == (options.get("labels") == "eliminated")
+        assert set(guess.hidden) == ({"factor"} if "hidden" in options else set())
+
+
+@every_attack
+def test_equal_seeds_give_equal_guesses_whoever_else_is_attacked(attack: Attack, victims) -> None:
+    evidences = victims(3)[0]
+    first = short(attack).run(evidences, seeds=[4, 5, 6])
+    again = short(attack).run(evidences, seeds=[4, 5, 6])
+    other = short(attack).run(evidences, seeds=[7, 8, 9])
+    alone = short(attack).run(evidences[1:2], seeds=[5])
+    for a, b, c in zip(first, again, other, strict=True):
+        assert torch.equal(a.images, b.images) and a.loss == b.loss
+        assert not torch.equal(a.images, c.images)
+    assert torch.allclose(alone[0].images, first[1].images, atol=1e-2)
+
+
+@every_attack
+@pytest.mark.parametrize("scale", [1.0, 1e-10])
+def test_the_truth_explains_undefended_evidence(attack: Attack, victims, scale) -> None:
+    evidences, images, labels = victims(2, scale=1.0)
+    if scale != 1.0:
+        # A gradient this small, in prediction and observation alike.
+        small = victims(2, scale=scale)[0]
+        evidences = [dataclasses.replace(e, predict=tiny) for e in small]
+    losses = attack.losses(evidences, images, onehot(labels))
+    assert max(losses) < 1e-6
+    assert attack.loss(evidences[0], images[0], onehot(labels)[0]) == pytest.approx(
+        losses[0], abs=1e-9
+    )
+    wrong = attack.losses(evidences, [1 - x for x in images], onehot(labels))
+    assert min(wrong) > 1e-3
+
+
+def tiny(setting, guess, hidden, data):
+    from tests.attacks.conftest import predict
+
+    update = predict(setting, guess, hidden, data)["update"]
+    return {"update": {name: 1e-10 * tensor for name, tensor in update.items()}}
+
+
+@every_attack
+def test_the_reported_loss_is_the_loss_at_the_guess(attack: Attack, victims) -> None:
+    """Exactly so where the solution lies inside the box."""
+    evidences, _, _ = victims(2, hidden=True)
+    guesses = attack.configured(iterations=80).run(evidences)
+    losses = attack.losses(
+        evidences,
+        [g.images for g in guesses],
+        [g.soft for g in guesses],
+        [g.hidden for g in guesses],
+    )
+    for guess, loss in zip(guesses, losses, strict=True):
+        assert loss == pytest.approx(guess.loss, rel=0.05, abs=1e-6)
+
+
+@every_attack
+def test_small_gradients_are_inverted_as_well_as_large_ones(attack: Attack, victims) -> None:
+    evidences, images, _ = victims(2, scale=1e-10)
+    evidences = [dataclasses.replace(e, predict=tiny) for e in evidences]
+    guesses = attack.configured(iterations=200).run(evidences)
+    for guess, truth in zip(guesses, images, strict=True):
+        assert float((guess.images - truth).square().mean()) < 1e-3
+
+
+@every_attack
+def test_restarts_are_counted_and_keep_the_better_one(attack: Attack, victims) -> None:
+    evidences = victims(2)[0]
+    one = short(attack).run(evidences)
+    three = short(attack).configured(restarts=3).run(evidences)
+    for a, b in zip(one, three, strict=True):
+        assert b.evaluations == 3 * a.evaluations
+        assert b.loss <= a.loss * 1.01 + 1e-4
+
+
+@every_attack
+def test_a_deadline_in_the_past_still_gives_a_guess(attack: Attack, victims) -> None:
+    guesses = attack.run(victims(2)[0], deadline=time.monotonic() - 1)
+    assert [g.stopped for g in guesses] == ["timeout", "timeout"]
+    assert all(math.isfinite(g.loss) and g.evaluations == 1 for g in guesses)
+
+
+@every_attack
+def test_evidence_without_terms_is_refused_with_a_reason(attack: Attack, victims) -> None:
+    empty = dataclasses.replace(victims(1)[0][0], terms={})
+    assert attack.supports(empty)
+    with pytest.raises(Unsupported, match="no terms"):
+        attack.run([empty])
+
+
+@every_attack
+def test_parameters_are_changed_by_name_or_refused(attack: Attack) -> None:
+    assert attack.configured(iterations=7).iterations == 7
+    assert attack.configured(optimiser={"tolerance": 0.5} if attack.name == "dlg" else {"lr": 0.5})
+    with pytest.raises(ValueError, match="allowed: .*iterations"):
+        attack.configured(iteration=7)
+
+
+def test_two_attacks_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two attacks"):
+        register(get("ig").configured(iterations=3))
+    assert register(get("ig")) is get("ig")
+
+
+def test_unknown_attacks_are_refused_with_what_is_allowed() -> None:
+    with pytest.raises(KeyError, match="dlg, ig"):
+        get("nonesuch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rogue(Attack):
+    """Returns what it is told to."""
+
+    guess: Guess
+
+    def reconstruct(self, evidences, public, seeds, deadline):
+        return [self.guess for _ in evidences]
+
+
+def fine(**changes) -> Guess:
+    values = {"images": torch.full((1, 1, 6, 6), 0.5), "labels": torch.tensor([3]), "soft": None}
+    return Guess(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    "guess",
+    [
+        fine(images=torch.zeros(1, 6, 6)),
+        fine(images=torch.full((1, 1, 6, 6), torch.nan)),
+        fine(labels=torch.tensor([10])),
+        fine(labels=torch.tensor([1.0])),
+        fine(labels=torch.tensor([1, 2])),
+        fine(soft=torch.ones(1, 9)),
+    ],
+    ids=["shape", "nan", "class", "float labels", "too many labels", "soft shape"],
+)
+def test_malformed_guesses_are_errors(guess: Guess, victims) -> None:
+    with pytest.raises(AttackError):
+        Rogue(name="rogue", guess=guess).run(victims(1)[0])
+
+
+def test_pixels_outside_the_range_are_clipped(victims) -> None:
+    wild = fine(images=torch.linspace(-3, 3, 36).reshape(1, 1, 6, 6))
+    guess = Rogue(name="rogue", guess=wild).run(victims(1)[0])[0]
+    assert float(guess.images.min()) == 0 and float(guess.images.max()) == 1
+
+
+def test_as_many_seeds_as_victims(victims) -> None:
+    with pytest.raises(ValueError, match="seeds"):
+        get("ig").run(victims(2)[0], seeds=[1])
+
+
+def test_listing_names_needs_no_import() -> None:
+    assert {"dlg", "ig"} <= set(base.names())
