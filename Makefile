@@ -55,7 +55,7 @@ pins: $(STAMP)
 	$(PY) .ci/pins.py
 
 clean:
-	rm -rf artifacts leaderboard/site leaderboard/tables .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf artifacts leaderboard/site leaderboard/tables leaderboard/.site.* leaderboard/.tables.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(CODE) tests -name __pycache__ -type d -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted install is taken up again by the next `make`.

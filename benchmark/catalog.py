@@ -48,7 +48,8 @@ METRICS: dict[str, dict[str, Any]] = {
         "summary": "Test accuracy of the server's model after the last round.",
     },
     "accuracy_personal": {
-        "title": "Personal accuracy", "unit": "share", "higher_is_better": True, "low": 0, "high": 1,
+        "title": "Personal accuracy", "unit": "share", "higher_is_better": True,
+        "low": 0, "high": 1,
         "summary": "Mean over clients of their own model's accuracy, test images weighted by the "
         "client's label shares; comparable only among personalised defenses.",
     },

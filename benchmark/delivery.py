@@ -29,10 +29,11 @@ PICTURES = Path("mlartifacts")
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _BATCH = 900  # MLflow takes at most 1000 metrics and 100 parameters or tags in one call
@@ -133,9 +134,11 @@ def _predecessors(client: Any, experiment: str, tags: dict[str, str]) -> list[An
 
 
 def _is_dead(run: Any) -> bool:
+    """Whether the process that was sending this run is gone; ours is not sending it."""
     tags = run.data.tags
     pid = tags.get("pid", "")
-    return tags.get("host") == platform.node() and pid.isdecimal() and not is_alive(int(pid))
+    here = tags.get("host") == platform.node() and pid.isdecimal()
+    return here and (int(pid) == os.getpid() or not is_alive(int(pid)))
 
 
 def _create(
@@ -143,7 +146,8 @@ def _create(
 ) -> None:
     from mlflow.entities import Metric, Param
 
-    tags = record["tags"] | ({"mlflow.parentRunId": parent} if parent else {})
+    tags = record["tags"] | {"host": platform.node(), "pid": str(os.getpid())}
+    tags |= {"mlflow.parentRunId": parent} if parent else {}
     start, end = (int(1000 * record[key]) for key in ("start", "end"))
     run = client.create_run(experiment, start, tags, record["name"]).info.run_id
     points = [(key, value, 0) for key, value in record["metrics"].items()]

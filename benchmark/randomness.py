@@ -1,4 +1,4 @@
-"""Two families of random numbers: public ones that pair the defenses, private ones nobody may redraw.
+"""Two families of random numbers: public ones pair the defenses, private ones nobody may redraw.
 
 Public streams (splits, initial weights, victims, data order, attack starts) are keyed by facts
 that do not name a defense, so that every defense meets the same ones. Client-private streams

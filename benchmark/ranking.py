@@ -81,7 +81,7 @@ def _row(
     missing = not cells["status"].isin(SCORED).all()
     missing |= set(cells["seed"]) != set(seeds) or images.empty
     row: dict[str, Any] = {
-        "flags": flags, "n": 0, "status": "missing" if missing else "ok", "verdict": "",
+        "flags": flags, "n": 0, "status": "failed" if missing else "ok", "verdict": "",
         "rank_lo": None, "rank_hi": None, "share_failed": None, "share_exhausted": None,
         "floor_success": None, "floor_psnr": None,
         "adaptive_attack": "", "adaptive_evidence": "",

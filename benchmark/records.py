@@ -1,9 +1,10 @@
-"""The versioned schema of what is published: columns, vocabularies, and checked reading and writing.
+"""The versioned schema of what is published: columns, vocabularies, checked reading and writing.
 
 Files of one scenario (all UTF-8; numbers at full precision; an empty field means "not computed"):
 ``cells.csv`` ``victims.csv`` ``ranking.csv`` ``training.csv`` ``checkpoints.csv``
 ``catalog.json`` ``provenance.json`` ``gallery/``.
-A change of meaning or a removed column raises :data:`SCHEMA`; a column added before the measured ones does not.
+A change of meaning or a removed column raises :data:`SCHEMA`; a column that is added before the
+measured ones does not.
 """
 
 from __future__ import annotations

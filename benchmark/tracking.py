@@ -14,7 +14,6 @@ import contextlib
 import json
 import math
 import os
-import platform
 import re
 import subprocess
 import time
@@ -119,7 +118,6 @@ def tracked(
         deliver: send everything kept to MLflow afterwards; None: if the stage took long.
     """
     tags = {"stage": stage, "scenario": scenario, "defense": defense, "git_commit": _commit()}
-    tags |= {"host": platform.node(), "pid": str(os.getpid())}
     run = Run("/".join(filter(None, (stage, defense))), params or {}, tags)
     start, status = time.monotonic(), "FINISHED"
     try:

@@ -122,7 +122,8 @@ def paired(report: Dataset, name: str) -> Dataset:
     """The report split in pairs of one class, so that every victim has another of its label."""
     rng = generator(name, "victims")
     order = torch.randperm(len(report), generator=rng)
-    pairs, waiting = [], {}
+    pairs: list[list[int]] = []
+    waiting: dict[int, int] = {}
     for row in order.tolist():
         label = int(report.labels[row])
         if label in waiting:

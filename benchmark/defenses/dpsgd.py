@@ -6,6 +6,7 @@ Opacus's.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,12 +81,16 @@ class DifferentiallyPrivateSGD(Defense):
             generator=rng,
         )
         if len(images):
-            F.cross_entropy(sampled(images), labels).backward()
+            with warnings.catch_warnings():  # images need no gradient, and hooks say so
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                F.cross_entropy(sampled(images), labels).backward()
         else:  # a Poisson draw may be empty: then the noise alone is sent
             for parameter in sampled.parameters():
                 parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)
         optimiser.pre_step()
-        step = {n: p.grad.detach().clone() for n, p in model.named_parameters()}
+        step = {
+            n: p.grad.detach().clone() for n, p in model.named_parameters() if p.grad is not None
+        }
         optimiser.zero_grad()
         sampled.to_standard_module()
         return Update(step)

@@ -1,4 +1,4 @@
-"""How transcripts can be read; files other than base.py and generic.py are named after a defense."""
+"""How transcripts can be read; all files but base.py and generic.py are named after a defense."""
 
 
 def load() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -133,6 +133,7 @@ class Evidence:
 
 
 Reading = Callable[["Transcript"], "Evidence | None"]
+SomeReading = TypeVar("SomeReading", bound=Reading)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,9 @@ _REGISTRY: dict[tuple[str, str], Entry] = {}
 EVERY = "*"
 
 
-def reads(defense: str, *, knowledge: Knowledge = "adaptive") -> Callable[[Reading], Reading]:
+def reads(
+    defense: str, *, knowledge: Knowledge = "adaptive"
+) -> Callable[[SomeReading], SomeReading]:
     """Register a reading of one defense's transcripts (``"*"``: of every defense's).
 
     The function's name, with ``_`` as ``-``, names the evidence; its docstring's first line
@@ -160,7 +163,7 @@ def reads(defense: str, *, knowledge: Knowledge = "adaptive") -> Callable[[Readi
         ValueError: the defense already has a reading of that name.
     """
 
-    def register(build: Reading) -> Reading:
+    def register(build: SomeReading) -> SomeReading:
         name = build.__name__.replace("_", "-")
         key = (defense, name)
         if key in _REGISTRY and _REGISTRY[key].build.__module__ != build.__module__:

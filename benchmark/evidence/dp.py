@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from benchmark.defenses.dp import LocalGaussian
 from benchmark.evidence.base import Evidence, Term, reads
 from benchmark.evidence.generic import predict_protected, reread
 from benchmark.federated.transcript import Transcript
@@ -13,6 +14,7 @@ from benchmark.federated.transcript import Transcript
 def resimulated(transcript: Transcript) -> Evidence:
     """Clip the guess's update as well, and weigh every entry by the noise's known variance."""
     defense = transcript.setting.defense
+    assert isinstance(defense, LocalGaussian)
     variance = torch.tensor((defense.noise * defense.clip) ** 2)
     value = dict(transcript.message)
     term = Term(value=value, variance=dict.fromkeys(value, variance), kind="value")

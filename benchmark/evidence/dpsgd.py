@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from benchmark.defenses.dpsgd import DifferentiallyPrivateSGD
 from benchmark.evidence.base import Evidence, Tensors, Term, reads
 from benchmark.evidence.generic import oblivious
 from benchmark.federated.setting import Setting, skeleton
@@ -20,10 +21,12 @@ def predict_clipped(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The update with every example's gradient clipped, without the noise."""
-    model, clip = skeleton(setting), setting.defense.clip
+    model, defense = skeleton(setting), setting.defense
+    assert isinstance(defense, DifferentiallyPrivateSGD)
+    clip = defense.clip
 
     def loss(weights: Tensors, image: Tensor, label: Tensor) -> Tensor:
-        return functional_call(model, weights, (image[None], {}, label[None]))
+        return functional_call(model, dict(weights), (image[None], {}, label[None]))
 
     def step(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         each = vmap(grad(loss), in_dims=(None, 0, 0))(weights, images, labels)
@@ -44,7 +47,8 @@ def predict_clipped(
 @reads("dpsgd")
 def clipped(transcript: Transcript) -> Evidence:
     """Clip every guessed example too, and weigh every entry by the noise's known variance."""
-    defense, setting = transcript.setting.defense, transcript.setting
+    setting, defense = transcript.setting, transcript.setting.defense
+    assert isinstance(defense, DifferentiallyPrivateSGD)
     variance = torch.tensor((defense.noise * defense.clip / setting.batch_size) ** 2)
     value = dict(transcript.message)
     term = Term(value=value, variance=dict.fromkeys(value, variance), kind="value")

@@ -53,10 +53,8 @@ def predict_trunk(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The trunk's update, for the gradient that is assumed to arrive at its output."""
-    if "upstream" in data:
-        arriving = data["upstream"]
-    else:
-        arriving = hidden["upstream"] * data["scale"]
+    known = "upstream" in data
+    arriving = data["upstream"] if known else hidden["upstream"] * data["scale"]
     weights = dict(data["trunk"])
     for step in range(setting.local_steps):
         rows = slice(step * setting.batch_size, (step + 1) * setting.batch_size)

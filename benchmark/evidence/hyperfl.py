@@ -8,14 +8,12 @@ several local steps f has drifted, and the same estimate is an approximation.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import torch
 from torch import Tensor
 
 from benchmark.defenses.hyperfl import slot
 from benchmark.evidence.base import Evidence, reads
 from benchmark.evidence.fedrep import split, trunk_evidence
-from benchmark.federated.setting import skeleton
 from benchmark.federated.transcript import Transcript
 
 
@@ -23,9 +21,9 @@ def code(transcript: Transcript) -> Tensor:
     """The hypernetwork's hidden code [hidden], by least squares over all of its outputs."""
     message = transcript.message
     outputs = [n.removesuffix(".bias") for n in message if n.endswith(".bias") and "trunk" not in n]
-    products = sum(message[f"{n}.weight"].T @ message[f"{n}.bias"] for n in outputs)
-    energy = sum(message[f"{n}.bias"].square().sum() for n in outputs)
-    return products / energy
+    weight = torch.cat([message[f"{name}.weight"] for name in outputs])
+    bias = torch.cat([message[f"{name}.bias"] for name in outputs])
+    return weight.T @ bias / bias.square().sum()
 
 
 def generated(transcript: Transcript) -> dict[str, Tensor]:
@@ -36,7 +34,7 @@ def generated(transcript: Transcript) -> dict[str, Tensor]:
         name: (
             received[f"hyper.{slot(name)}.weight"] @ hidden + received[f"hyper.{slot(name)}.bias"]
         ).view(weight.shape)
-        for name, weight in skeleton(transcript.setting).extractor.named_parameters()
+        for name, weight in split(transcript.setting)[0].named_parameters()
     }
 
 
@@ -44,14 +42,12 @@ def generated_gradient(transcript: Transcript) -> dict[str, Tensor]:
     """The gradient of those weights: the output biases' own, by name."""
     return {
         name: transcript.message[f"hyper.{slot(name)}.bias"].view(weight.shape)
-        for name, weight in skeleton(transcript.setting).extractor.named_parameters()
+        for name, weight in split(transcript.setting)[0].named_parameters()
     }
 
 
 @reads("hyperfl")
 def identity(transcript: Transcript) -> Evidence:
     """Undo the hypernetwork by its bias identity, and eliminate head and labels."""
-    inside = {n for n, _ in split(transcript.setting)[0].named_parameters()}
-    weights = {n: t for n, t in generated(transcript).items() if n in inside}
-    observed = {n: t for n, t in generated_gradient(transcript).items() if n in inside}
-    return replace(trunk_evidence(transcript, weights, observed, "identity"), defense="hyperfl")
+    weights, observed = generated(transcript), generated_gradient(transcript)
+    return trunk_evidence(transcript, weights, observed, "identity")

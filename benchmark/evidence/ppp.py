@@ -16,7 +16,7 @@ from benchmark.federated.transcript import Transcript
 @reads("ppp", knowledge="paper")
 def ignore(transcript: Transcript) -> Evidence:
     """Match only the layers in front of the bottleneck, noise and all."""
-    return _as_ppp(precode.ignore(transcript), knowledge="paper")
+    return replace(precode.ignore(transcript), defense="ppp", knowledge="paper")
 
 
 @reads("ppp")
@@ -31,5 +31,5 @@ def joint(transcript: Transcript) -> Evidence | None:
     return _as_ppp(precode.joint(transcript))
 
 
-def _as_ppp(evidence: Evidence | None, **changes: str) -> Evidence | None:
-    return evidence and replace(evidence, defense="ppp", **changes)
+def _as_ppp(evidence: Evidence | None) -> Evidence | None:
+    return evidence and replace(evidence, defense="ppp")

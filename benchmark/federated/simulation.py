@@ -102,6 +102,8 @@ def simulate(
     server = Server(weights, rate, protocol.momentum)
     shares = [_label_shares(part.labels, setting.classes) for part in parts]
     judge = _judge(setting, test, shares)
+    accuracy: float | None
+    loss: float | None
     accuracy, loss = judge(server.weights, clients)
     yield Observation(0, server.weights, clients, accuracy, loss, 0.0, 0.0, 0.0)
     names = schema(setting)

@@ -16,7 +16,7 @@ class VictimModel(nn.Module):
     Parts are exposed because defenses act between them. Activations must not work in place.
     """
 
-    features: nn.Module
+    features: nn.Sequential
     head: nn.Linear
 
     def __init__(self, features: nn.Sequential, head: nn.Linear) -> None:
