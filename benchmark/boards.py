@@ -49,7 +49,8 @@ class Sources:
                 for cell in sheet.cells
                 if cell["status"] in ("ok", "timeout")
             }
-            found[place] = {"truth": sheet.truth, **files}
+            if sheet.truth.exists():
+                found[place] = {"truth": sheet.truth, **files}
         return found
 
 

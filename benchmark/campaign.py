@@ -42,6 +42,17 @@ class Task:
     only: str | None = None
 
 
+UNSENT = {
+    "evidence": "oblivious",
+    "knowledge": "oblivious",
+    "labels": "",
+    "observations": 0,
+    "unknowns": 0,
+    "status": "failed",
+    "reason": "nothing to attack: training diverged before this checkpoint",
+}
+
+
 def attack_transcripts(task: Task) -> list[dict[str, Any]]:
     """Compute what the store lacks; one record per reading, with its cell's folder.
 
@@ -50,6 +61,8 @@ def attack_transcripts(task: Task) -> list[dict[str, Any]]:
     """
     from benchmark.attacks.base import get
 
+    if not task.transcripts.exists():
+        return [{**task.key, **UNSENT}]
     transcripts = read_transcripts(task.transcripts)
     chosen = get(task.key["attack"]).configured(**task.fields)
     store = Store(task.store)
@@ -69,7 +82,7 @@ def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
     readings = readable(read_transcripts(task.transcripts))
     alone = [replace(task, only=name) for name in readings]
     records = []
-    for each, done in run(attack_transcripts, alone, workers=1):
+    for each, done in run(attack_transcripts, alone, workers=1, apart=True):
         if isinstance(done, Failure):
             assert each.only is not None
             about = _about(readings[each.only][0])

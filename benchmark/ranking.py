@@ -170,15 +170,14 @@ def _utility(training: pd.DataFrame, defense: str, point: str) -> dict[str, Any]
         "accuracy_global", "accuracy_personal", "uplink_bytes", "downlink_bytes", "client_seconds",
     )  # fmt: skip
     found: dict[str, Any] = {name: _mean(runs[name]) for name in columns}
-    reached = runs["bytes_to_target"]
-    found["bytes_to_target"] = _mean(reached) if reached.notna().all() else None
+    found["bytes_to_target"] = _mean(runs["bytes_to_target"])
     found["epsilon"] = float(runs["epsilon"].max()) if len(runs) else None
     return found
 
 
 def _mean(values: pd.Series) -> float | None:
-    mean = values.astype(float).mean()
-    return None if pd.isna(mean) else float(mean)
+    """None where a seed has none: the mean of the others would flatter."""
+    return None if values.isna().any() or values.empty else float(values.mean())
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
+from benchmark.complaints import ParamsError
 from benchmark.federated.update import Update
 
 if TYPE_CHECKING:
@@ -149,14 +150,17 @@ def build(name: str, parameters: dict[str, Any]) -> Defense:
     """The defense ``name`` at one operating point.
 
     Raises:
-        ValueError: a field is unknown, or its value is out of range.
+        ParamsError: a field is unknown, or its value is out of range.
     """
     cls = get(name)
     allowed = [f.name for f in fields(cls)]
     for key in parameters:
         if key not in allowed:
-            raise ValueError(f"{name} has no field {key!r}; it has {', '.join(allowed) or 'none'}")
-    return cls(**parameters)
+            raise ParamsError(f"{name} has no field {key!r}; it has {', '.join(allowed) or 'none'}")
+    try:
+        return cls(**parameters)
+    except ValueError as error:
+        raise ParamsError(str(error)) from None
 
 
 def require(condition: bool, message: str) -> None:

@@ -39,6 +39,8 @@ def observe(
     """Write transcripts and truth of one run, whose checkpoints are in ``states``."""
     for checkpoint in scenario.federation.checkpoints:
         state = states / f"{checkpoint}.safetensors"
+        if not state.exists():
+            continue  # training diverged before: nothing was sent
         for size in scenario.observation.batch_sizes:
             name = transcripts_file(run.point, run.seed, checkpoint, size)
             _observe(

@@ -14,7 +14,7 @@ from benchmark.federated.client import Batch, Client
 from benchmark.federated.server import Server
 from benchmark.federated.setting import Setting, schema, skeleton
 from benchmark.federated.update import Update
-from benchmark.federated.wire import decode, encode
+from benchmark.federated.wire import WireError, decode, encode
 from benchmark.randomness import generator
 
 
@@ -58,6 +58,14 @@ class Observation:
     seconds: float
 
 
+class Diverged(RuntimeError):
+    """Training left the finite numbers; ``round`` is the first round that could not be sent."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"training diverged in round {number}")
+        self.round = number
+
+
 def start(setting: Setting, clients: int, seed: int, secret: str) -> tuple[Update, list[Client]]:
     """Initial shared weights (public) and clients (their private parameters keyed by secret)."""
     from benchmark.models.base import build
@@ -96,6 +104,9 @@ def simulate(
     Args:
         parts: each client's own examples.
         secret: keys the clients' randomness; the data order is public.
+
+    Raises:
+        Diverged: a client or the server holds numbers that are not finite.
     """
     weights, clients = start(setting, len(parts), seed, secret)
     rate = setting.defense.server_rate(protocol.learning_rate)
@@ -108,14 +119,14 @@ def simulate(
     yield Observation(0, server.weights, clients, accuracy, loss, 0.0, 0.0, 0.0)
     names = schema(setting)
     for number in range(1, protocol.rounds + 1):
-        down = encode(server.weights)
+        down = _sendable(server.weights, number)
         received, up, seconds = [], 0, 0.0
         for index, (client, part) in enumerate(zip(clients, parts, strict=True)):
             broadcast = Update(decode(down, names))
             batches = draw_batches(setting, part, (setting.scenario, seed, index, number), secret)
             private = generator(secret, "round", seed, index, number)
             began = time.perf_counter()
-            message = encode(client.round(broadcast, batches, private))
+            message = _sendable(client.round(broadcast, batches, private), number)
             seconds += time.perf_counter() - began
             up += len(message)
             received.append(Update(decode(message, names)))
@@ -130,6 +141,13 @@ def simulate(
             number, server.weights, clients, accuracy, loss,
             up / count, float(len(down)), seconds / count,
         )  # fmt: skip
+
+
+def _sendable(update: Update, number: int) -> bytes:
+    try:
+        return encode(update)
+    except WireError:
+        raise Diverged(number) from None
 
 
 def draw_batches(
@@ -150,7 +168,7 @@ def draw_batches(
 
 
 def _label_shares(labels: Tensor, classes: int) -> Tensor:
-    return torch.bincount(labels, minlength=classes).float() / len(labels)
+    return torch.bincount(labels, minlength=classes).double() / len(labels)
 
 
 def _judge(
@@ -165,7 +183,7 @@ def _judge(
         with torch.no_grad():
             logits = functional_call(skeleton(setting), dict(parameters), (test.images, noise))
         losses = torch.nn.functional.cross_entropy(logits, test.labels, reduction="none")
-        return (logits.argmax(-1) == test.labels).float(), losses
+        return (logits.argmax(-1) == test.labels).double(), losses.double()
 
     def judge(weights: Update, clients: Sequence[Client]) -> tuple[float, float]:
         if not type(setting.defense).personalised():

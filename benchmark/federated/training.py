@@ -27,7 +27,13 @@ from benchmark.data.preparation import (
 from benchmark.defenses.base import build
 from benchmark.federated.client import Client
 from benchmark.federated.setting import Setting, schema
-from benchmark.federated.simulation import Examples, Observation, Protocol, simulate
+from benchmark.federated.simulation import (
+    Diverged,
+    Examples,
+    Observation,
+    Protocol,
+    simulate,
+)
 from benchmark.federated.update import Update
 from benchmark.records import write_json
 
@@ -93,28 +99,41 @@ def train(
     # what a client draws must differ from point to point as it does from run to run
     private = f"{secret}/{run.scenario}/{run.defense}/{run.point}"
     seen: list[Observation] = []
-    checkpoints = []
-    for observation in simulate(setting, protocol, parts, test, run.seed, private):
-        seen.append(replace(observation, weights=Update({}), clients=()))
-        for checkpoint, number in federation.checkpoints.items():
-            if number != observation.round:
-                continue
-            save_state(folder / f"{checkpoint}.safetensors", observation)
-            accuracy = next(s.accuracy for s in reversed(seen) if s.accuracy is not None)
-            checkpoints.append(
-                {
-                    "checkpoint": checkpoint,
-                    "round": observation.round,
-                    "gradient_norm": gradient_norm(setting, observation, parts),
-                    "loss": next(s.loss for s in reversed(seen) if s.loss is not None),
-                    "accuracy": accuracy,
-                }
-            )
+    checkpoints: list[dict[str, Any]] = []
+    diverged = None
+    try:
+        for observation in simulate(setting, protocol, parts, test, run.seed, private):
+            seen.append(replace(observation, weights=Update({}), clients=()))
+            for checkpoint, number in federation.checkpoints.items():
+                if number == observation.round:
+                    save_state(folder / f"{checkpoint}.safetensors", observation)
+                    norm = gradient_norm(setting, observation, parts)
+                    checkpoints.append(_looked(checkpoint, seen, norm))
+    except Diverged as error:
+        diverged = error.round
     record = summary(run, scenario, setting, seen, min(map(len, parts)))
+    if diverged is not None:  # the model that was reached is not a number
+        record |= {"accuracy_global": None, "accuracy_personal": None}
     write_json(
         folder / "record.json",
-        {"training": record, "checkpoints": checkpoints, "curves": curves(seen)},
+        {
+            "training": record,
+            "checkpoints": checkpoints,
+            "curves": curves(seen),
+            "diverged": diverged,
+        },
     )
+
+
+def _looked(checkpoint: str, seen: list[Observation], gradient_norm: float) -> dict[str, Any]:
+    """A checkpoint's columns of checkpoints.csv; accuracy and loss as last measured."""
+    return {
+        "checkpoint": checkpoint,
+        "round": seen[-1].round,
+        "gradient_norm": gradient_norm,
+        "loss": next(s.loss for s in reversed(seen) if s.loss is not None),
+        "accuracy": next(s.accuracy for s in reversed(seen) if s.accuracy is not None),
+    }
 
 
 def stored(
@@ -165,7 +184,7 @@ def summary(
 ) -> dict[str, Any]:
     """The run's row of training.csv."""
     federation = scenario.federation
-    rounds = [s for s in seen if s.round]
+    rounds = [s for s in seen if s.round] or seen
     personal = type(setting.defense).personalised()
     accuracy = seen[-1].accuracy
     rate = setting.batch_size / smallest
