@@ -32,10 +32,11 @@ from benchmark.attacks.priors import Prior
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence
 
-# Largest (observed entries x images) for which one vmapped call beats a loop. Measured on eight
-# victims, one thread: LeNet B=1 (16 thousand) 2.3 to 4.6 times faster, B=4 1.35, a convolutional
-# network with 242 thousand parameters 1.2 at B=1 and 0.66 at B=4, ResNet-18 0.45.
-VMAP_LIMIT = 400_000
+# Largest (observed entries x images) for which one vmapped call beats a loop. Eight victims, one
+# thread, both traced: the board's model (14 thousand) 2.9 times faster at B=1, 3.6 at B=8, 2.1 at
+# B=32; a hypernetwork with 123 thousand outputs 1.75, with 232 thousand 1.06, with 450 thousand
+# 0.93, with 1.8 million 0.2; a convolutional network with 242 thousand parameters loses.
+VMAP_LIMIT = 200_000
 # Working memory of one stack, and the tensors of the size of an update alive at once in it.
 _STACK_BYTES = 512 * 2**20
 _COPIES = 16

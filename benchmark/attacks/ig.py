@@ -1,4 +1,9 @@
-"""Inverting gradients: the direction of the gradient and a total-variation prior."""
+"""Inverting gradients: the direction of the gradient and a total-variation prior.
+
+Published with a step of 0.1 for 4,800 iterations and more. A step of 0.2 ends nowhere worse and,
+on trained victims within 200 iterations, several dB better (digits, 24 tuning victims: median 34
+instead of 22 dB).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ INVERTING_GRADIENTS = register(
         summary="Cosine similarity with total variation, minimised by signed Adam inside the box.",
         objective=Cosine(),
         priors=(TotalVariation(1e-4),),
-        optimiser=SignedAdam(lr=0.1, milestones=(3 / 8, 5 / 8, 7 / 8)),
+        optimiser=SignedAdam(lr=0.2, milestones=(3 / 8, 5 / 8, 7 / 8)),
         labels=Given() | Inferred() | Joint(),
         box=True,
         iterations=4800,

@@ -165,7 +165,7 @@ class LBFGS:
     """
 
     history: int = 20
-    tolerance: float = 1e-9
+    tolerance: float = 1e-10
     patience: int = 8
     progress: float = 1e-3
     searches: int = 10
