@@ -43,6 +43,7 @@ def run(
     jobs: Iterable[Job],
     workers: int | None = None,
     describe: str = "",
+    apart: bool = False,
 ) -> Iterator[tuple[Job, Result | Failure]]:
     """Yield (job, what ``function`` returned or why it did not) as jobs finish, in any order.
 
@@ -51,6 +52,7 @@ def run(
         jobs: picklable values.
         workers: at most so many at once; None leaves it to the machine.
         describe: the name of the work in the progress line; none is shown without.
+        apart: never in this very process, unless the settings say ``serial``: jobs may kill it.
 
     A worker that dies takes its pool along; the jobs that it may have held are tried once more,
     one by one, and the one that kills its worker again is a Failure. Leaving the iterator early,
@@ -60,7 +62,7 @@ def run(
         ExecutionError: the settings are wrong.
     """
     todo = list(jobs)
-    plan = choose(len(todo), workers)
+    plan = choose(len(todo), workers, apart)
     with Progress(len(todo), describe) as progress:
         source = _serial(function, todo) if plan.executor == "serial" else None
         for done in source or _parallel(function, todo, plan, progress.tick):
@@ -68,7 +70,7 @@ def run(
             yield done
 
 
-def choose(jobs: int, workers: int | None = None) -> Plan:
+def choose(jobs: int, workers: int | None = None, apart: bool = False) -> Plan:
     """The plan that environment, settings file and machine make for so many jobs."""
     settings = _settings()
     name = os.environ.get("LEAKBOARD_EXECUTOR") or settings.get("executor")
@@ -80,7 +82,8 @@ def choose(jobs: int, workers: int | None = None) -> Plan:
     if not str(count).isascii() or not str(count).isdecimal() or int(count) < 1:
         raise ExecutionError(f"workers {count!r} is not allowed: a whole number from 1 up")
     number = max(1, min(int(count), jobs))
-    return Plan(name or ("loky" if number > 1 else "serial"), number, settings.get("address"))
+    own = "loky" if apart or number > 1 else "serial"
+    return Plan(name or own, number, settings.get("address"))
 
 
 def _settings() -> dict[str, Any]:

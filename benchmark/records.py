@@ -162,7 +162,7 @@ def _field(value: Any) -> Any:
     if value is None or value != value:
         return ""
     if isinstance(value, float):
-        return repr(value)
+        return repr(float(value))  # numpy's floats print their type
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, Sequence) and not isinstance(value, str):

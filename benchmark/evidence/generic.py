@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad
 
+from benchmark.defenses.base import Defense
 from benchmark.evidence.base import EVERY, Evidence, Hidden, Tensors, Term, reads
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
@@ -97,6 +98,8 @@ def oblivious(transcript: Transcript) -> Evidence:
 @reads(EVERY)
 def sent(transcript: Transcript) -> Evidence | None:
     """Match the entries that were sent, say nothing of the others."""
+    if type(transcript.setting.defense).protect is Defense.protect:
+        return None
     zeros = sum(int((t == 0).sum()) for t in transcript.message.values())
     entries = sum(t.numel() for t in transcript.message.values())
     if zeros < ABSENT * entries:
