@@ -227,7 +227,11 @@ def _compute(task: Task, chosen: Any, evidences: list[Any], folder: Path) -> Non
         tensors[f"hidden.{name}"] = torch.stack([g.hidden[name] for g in guesses])
     save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "guesses.safetensors")
     late = any(g.stopped == "timeout" for g in guesses)
+    first = evidences[0]
+    joint = first.labels == "given" and guesses[0].soft is not None  # granted, and not used
     made = {
+        "labels": "joint" if joint else first.labels,
+        "unknowns": first.unknowns + (guesses[0].soft.numel() if joint else 0),
         "status": "timeout" if late else "ok",
         "reason": f"stopped after {task.limit} s, best guess scored" if late else "",
         "losses": [g.loss for g in guesses],

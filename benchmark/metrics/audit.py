@@ -16,6 +16,9 @@ OK, EXHAUSTED, FAILED, BROKEN = "ok", "evidence-exhausted", "optimiser-failed", 
 TOLERANCE = 0.1
 """Share of a cell's images that may fall short before the cell's verdict says so."""
 
+RESOLUTION = 1e-7
+"""Losses below this are equal: one minus a cosine has no finer steps in float32."""
+
 BROKEN_LOSS = 1e-6
 """Without a defense the truth must explain the evidence; above this loss it does not."""
 
@@ -33,7 +36,7 @@ def verdict(recovered: bool, loss_guess: float, loss_truth: float, undefended: b
         return BROKEN
     if recovered:
         return OK
-    return EXHAUSTED if loss_guess <= loss_truth else FAILED
+    return EXHAUSTED if loss_guess <= max(loss_truth, RESOLUTION) else FAILED
 
 
 def shares(verdicts: Sequence[str]) -> dict[str, float]:
