@@ -129,6 +129,9 @@ def _cell(task: Task, chosen: Any, name: str, evidences: list[Any], store: Store
     reason = chosen.supports(first)
     if reason is not None:
         return record | {"status": "unsupported", "reason": reason}
+    record["labels"] = chosen.labels_from(first)
+    if record["labels"] == "joint" and first.labels == "given":  # granted, and not made use of
+        record["unknowns"] += first.setting.images * first.setting.classes
     key = cell_digest(task, chosen, first)
     folder = store.get(key)
     if folder is None:
@@ -227,11 +230,7 @@ def _compute(task: Task, chosen: Any, evidences: list[Any], folder: Path) -> Non
         tensors[f"hidden.{name}"] = torch.stack([g.hidden[name] for g in guesses])
     save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "guesses.safetensors")
     late = any(g.stopped == "timeout" for g in guesses)
-    first = evidences[0]
-    joint = first.labels == "given" and guesses[0].soft is not None  # granted, and not used
     made = {
-        "labels": "joint" if joint else first.labels,
-        "unknowns": first.unknowns + (guesses[0].soft.numel() if joint else 0),
         "status": "timeout" if late else "ok",
         "reason": f"stopped after {task.limit} s, best guess scored" if late else "",
         "losses": [g.loss for g in guesses],

@@ -70,6 +70,10 @@ class Attack:
         """None if the attack can read this evidence, otherwise the reason why it cannot."""
         return None
 
+    def labels_from(self, evidence: Evidence) -> str:
+        """Whose labels the attack works with: `given`, `inferred`, `joint` or `eliminated`."""
+        return "inferred" if evidence.labels == "unknown" else evidence.labels
+
     def reconstruct(
         self,
         evidences: Sequence[Evidence],

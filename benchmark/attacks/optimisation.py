@@ -56,6 +56,12 @@ class OptimisationAttack(Attack):
             return None
         return self.labels.reason(evidence)
 
+    def labels_from(self, evidence: Evidence) -> str:
+        """Joint where the strategy says so, also if the labels were granted (as DLG does)."""
+        if evidence.labels != "eliminated" and self.labels.soft(evidence) is None:
+            return "joint"
+        return super().labels_from(evidence)
+
     def reconstruct(
         self,
         evidences: Sequence[Evidence],

@@ -24,11 +24,13 @@ class Generated(VictimModel):
         super().__init__(nn.Sequential(), model.head)
         self._extractor = (model.features,)  # a tuple hides its weights: they are generated
         self.embedding = nn.Parameter(torch.zeros(embedding))
-        outputs = {
-            slot(name): nn.Linear(hidden, weight.numel())
-            for name, weight in model.features.named_parameters()
-        }
-        self.hyper = nn.ModuleDict({"trunk": nn.Linear(embedding, hidden), **outputs})
+        self.hyper = nn.ModuleDict({"trunk": nn.Linear(embedding, hidden)})
+        for name, weight in model.features.named_parameters():
+            output = nn.Linear(hidden, weight.numel())
+            # theta = W f + b then begins with the variance that its layer's own rule has, f being
+            # relu of a standard normal embedding's image: |f| ** 2 is about hidden / 6
+            output.initial_bound = _bound(model, name) / (1 + hidden / 6) ** 0.5
+            self.hyper[slot(name)] = output
 
     @property
     def extractor(self) -> nn.Module:
@@ -54,6 +56,13 @@ class Generated(VictimModel):
         nn.init.normal_(self.embedding, generator=rng)
 
 
+def _bound(model: VictimModel, name: str) -> float:
+    """Range of the initial rule for the feature extractor's parameter ``name``."""
+    layer = model.features.get_submodule(name.rpartition(".")[0])
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    return float(getattr(layer, "initial_bound", layer.weight[0].numel() ** -0.5))
+
+
 def slot(name: str) -> str:
     """The hypernetwork output that makes the parameter ``name`` (modules may not have dots)."""
     return name.replace(".", "_")
@@ -69,7 +78,11 @@ class HyperFL(Defense):
     cite = "guo2025new"
     url = "https://arxiv.org/abs/2412.07187"
     summary = "Only a hypernetwork is shared; the weights it makes and the head never leave."
-    note = "Our reading: the hypernetwork is scaled down with the victim model."
+    note = (
+        "Our reading: the hypernetwork is scaled down with the victim model, and begins so that "
+        "the weights it makes have their layers' usual size; without that they are several times "
+        "larger, and training diverges or every client's first gradient vanishes."
+    )
 
     embedding: int = 64
     hidden: int = 128

@@ -109,7 +109,9 @@ def simulate(
         Diverged: a client or the server holds numbers that are not finite.
     """
     weights, clients = start(setting, len(parts), seed, secret)
-    rate = setting.defense.server_rate(protocol.learning_rate)
+    rate = protocol.learning_rate
+    if setting.algorithm == "fedsgd":  # in FedAvg the clients step, at the setting's local_lr
+        rate = setting.defense.server_rate(rate)
     server = Server(weights, rate, protocol.momentum)
     shares = [_label_shares(part.labels, setting.classes) for part in parts]
     judge = _judge(setting, test, shares)

@@ -66,7 +66,8 @@ def setting_of(
     name: str, scenario: Scenario, public: Public, defense: str, fields: dict
 ) -> Setting:
     """The public setting of a scenario under a defense, at the training batch size."""
-    federation = scenario.federation
+    federation, built = scenario.federation, build(defense, fields)
+    local_lr = federation.local_learning_rate
     return Setting(
         scenario=name,
         model=federation.model,
@@ -76,11 +77,11 @@ def setting_of(
         std=tuple(public.facts["std"]),
         algorithm=federation.algorithm,
         local_steps=federation.local_steps,
-        local_lr=federation.local_learning_rate or federation.learning_rate,
+        local_lr=federation.learning_rate if local_lr is None else built.server_rate(local_lr),
         private_lr=federation.private_learning_rate,
         batch_size=federation.batch_size,
         labels_given=scenario.observation.side.labels,
-        defense=build(defense, fields),
+        defense=built,
     )
 
 
