@@ -1,0 +1,137 @@
+"""How the stages hang together, read from dvc.yaml, and attacks that have nothing but messages."""
+
+from __future__ import annotations
+
+import graphlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.parsing import DataResolver
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("prepare", "train", "defend", "attack", "score", "publish")
+SEALED = {"truth", "private", "models", "train", "scores"}
+MEASURED = {"seconds"}
+
+
+def _kind(name: str) -> str:
+    return name.split("@")[0].split("-")[0]
+
+
+@pytest.fixture(scope="module")
+def stages() -> dict[str, dict[str, Any]]:
+    """Every stage of dvc.yaml with its matrix and parameters filled in."""
+    content = YAML(typ="safe").load(ROOT / "dvc.yaml")
+    with Repo(str(ROOT)) as repo:
+        return DataResolver(repo, str(ROOT), content).resolve()["stages"]
+
+
+@pytest.fixture(scope="module")
+def graph(stages) -> dict[str, set[str]]:
+    """Stage -> the stages whose outs it depends on."""
+    makers = {Path(out): name for name, stage in stages.items() for out in stage["outs"]}
+    return {
+        name: {
+            maker
+            for dep in map(Path, stage["deps"])
+            for out, maker in makers.items()
+            if out.is_relative_to(dep) or dep.is_relative_to(out)
+        }
+        for name, stage in stages.items()
+    }
+
+
+def test_the_stages_read_like_the_picture(stages, graph):
+    assert {_kind(name) for name in stages} == set(KINDS)
+    order = [KINDS.index(_kind(name)) for name in graphlib.TopologicalSorter(graph).static_order()]
+    assert len(order) == len(stages)
+    for name, before in graph.items():
+        assert all(KINDS.index(_kind(b)) < KINDS.index(_kind(name)) for b in before), name
+    direct = {_kind(name): {_kind(b) for b in before} for name, before in graph.items()}
+    assert direct == {
+        "prepare": set(),
+        "train": {"prepare"},
+        "defend": {"prepare", "train"},
+        "attack": {"prepare", "defend"},
+        "score": {"prepare", "train", "defend", "attack"},
+        "publish": {"score"},
+    }
+
+
+def test_there_is_a_stage_per_entrant_and_it_knows_of_no_other(stages, graph):
+    entrants = YAML(typ="safe").load(ROOT / "params.yaml")["entrants"]
+    for kind in ("train", "defend", "attack"):
+        commands = sorted(s["cmd"] for name, s in stages.items() if _kind(name) == kind)
+        assert commands == sorted(
+            f"python -m stages.{kind} {scenario} {defense}"
+            for scenario, defenses in entrants.items()
+            for defense in defenses
+        )
+    for name, stage in stages.items():
+        if _kind(name) in ("train", "defend", "attack"):
+            scenario, defense = stage["cmd"].split()[-2:]
+            others = {
+                maker.split("@")[1] for maker in graph[name] if _kind(maker) != "prepare"
+            } - {f"{scenario}-{defense}"}
+            assert not others, name
+            named = {p for p in stage["params"] if p.startswith(("defenses", "entrants"))}
+            assert named == {f"defenses.{defense}"}, name
+            files = [Path(dep) for dep in stage["deps"] if "benchmark/defenses" in dep]
+            assert Path("benchmark/defenses") not in files
+            assert {f.stem for f in files} <= {"base", "parts", defense}, name
+
+
+def test_publish_waits_for_every_scenario(stages):
+    entrants = YAML(typ="safe").load(ROOT / "params.yaml")["entrants"]
+    waits = {dep for dep in stages["publish"]["deps"] if dep.startswith("artifacts")}
+    assert waits == {f"artifacts/{scenario}/scores" for scenario in entrants}
+
+
+def test_committed_results_are_no_stages_out(stages):
+    outs = [Path(out) for stage in stages.values() for out in stage["outs"]]
+    results = Path("leaderboard/results")
+    assert not any(results.is_relative_to(o) or o.is_relative_to(results) for o in outs)
+
+
+def test_an_attack_depends_on_transcripts_and_public_data_only(stages):
+    attacks = {name: stage for name, stage in stages.items() if _kind(name) == "attack"}
+    assert attacks
+    for stage in attacks.values():
+        scenario, defense = stage["cmd"].split()[-2:]
+        data = {dep for dep in stage["deps"] if not dep.startswith(("stages", "benchmark"))}
+        home = f"artifacts/{scenario}"
+        assert data == {f"{home}/public", f"{home}/transcripts/{defense}"}
+        assert not SEALED & {part for dep in data for part in Path(dep).parts}
+
+
+def test_an_attack_makes_the_same_guesses_with_nothing_else_there(first, computed):
+    """Every other artifact is gone, the cell store too: only messages and public data are left."""
+    scenario = computed / "artifacts/digits"
+    shutil.rmtree(computed / ".leakboard")
+    shutil.rmtree(computed / "artifacts/digits-fedavg")
+    shutil.rmtree(computed / ".dvc/cache")
+    for kind in scenario.iterdir():
+        if kind.name not in ("public", "transcripts"):
+            shutil.rmtree(kind)
+    shutil.rmtree(scenario / "transcripts/none")
+    code, said = computed.call("stages.attack", "digits", "dgp")
+    assert code == 0, said
+    again, before = (b / "artifacts/digits/guesses/dgp" for b in (computed, first.board))
+    listed = [json.loads((folder / "cells.json").read_text()) for folder in (again, before)]
+    for ours, theirs in zip(*listed, strict=True):
+        assert {k: v for k, v in ours.items() if k not in MEASURED} == {
+            k: v for k, v in theirs.items() if k not in MEASURED
+        }
+        if ours["status"] != "ok":
+            continue
+        left, right = (load_file(folder / ours["file"]) for folder in (again, before))
+        assert left.keys() == right.keys()
+        assert all(left[name].equal(right[name]) for name in left)
+    assert any(cell["status"] == "ok" for cell in listed[0])
+    assert {path.name for path in scenario.iterdir()} == {"public", "transcripts", "guesses"}
