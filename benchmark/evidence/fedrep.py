@@ -121,7 +121,8 @@ def trunk_evidence(
         blank = torch.zeros(1, *setting.shape)
         shape = functional_call(trunk, dict(weights), (blank,)).shape[1:]
         rate = 1.0 if setting.algorithm == "fedsgd" else setting.local_lr
-        data["scale"] = bias.norm() / (rate * setting.images * shape.numel() ** 0.5)
+        scale = bias.norm() / (rate * setting.images * shape.numel() ** 0.5)
+        data["scale"] = torch.where(scale > 0, scale, 1.0)
         hidden["upstream"] = Hidden(shape=(setting.images, *shape), init="normal", lr=0.05)
     return replace(
         oblivious(transcript),

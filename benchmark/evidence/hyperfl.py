@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmark.defenses.hyperfl import slot
 from benchmark.evidence.base import Evidence, reads
 from benchmark.evidence.fedrep import split, trunk_evidence
+from benchmark.evidence.precode import ratio
 from benchmark.federated.transcript import Transcript
 
 
@@ -23,7 +24,7 @@ def code(transcript: Transcript) -> Tensor:
     outputs = [n.removesuffix(".bias") for n in message if n.endswith(".bias") and "trunk" not in n]
     weight = torch.cat([message[f"{name}.weight"] for name in outputs])
     bias = torch.cat([message[f"{name}.bias"] for name in outputs])
-    return weight.T @ bias / bias.square().sum()
+    return ratio(weight, bias).squeeze(0)
 
 
 def generated(transcript: Transcript) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.func import functional_call
 
@@ -47,9 +48,13 @@ def predict_both(
 def ratio(weight: Tensor, bias: Tensor) -> Tensor:
     """A linear layer's input [1, in], from its gradients for one image.
 
-    Least squares over all rows, so that independent noise on the rows averages out.
+    Least squares over all rows, so that independent noise on the rows averages out. Gradients
+    of any size will do; where they are zero nothing is known of the input, and it is given as 0.
     """
-    return (weight.T @ bias / bias.square().sum()).unsqueeze(0)
+    size = bias.abs().max()
+    size = torch.where(size > 0, size, 1.0)
+    rows = bias / size  # squares of small gradients would vanish
+    return ((weight / size).T @ rows / rows.square().sum().clamp_min(1.0)).unsqueeze(0)
 
 
 def in_front(transcript: Transcript) -> Term:
