@@ -1,7 +1,8 @@
 """Attacking transcripts: one cell per reading and attack, each computed once and kept.
 
 A cell's guesses are a safetensors file: ``images`` [V, N, C, H, W] in [0, 1], ``labels`` [V, N]
-and ``soft`` [V, N, classes] where the attack gave them, ``hidden.<name>`` [V, ...]. What is not a
+and ``soft`` [V, N, classes] where the attack gave them, ``hidden.<name>`` [V, ...], and the
+``loss`` [V] that the attack believes it reached. What is not a
 tensor is JSON beside it. Nothing here reads the truth.
 """
 
@@ -222,7 +223,10 @@ def _compute(task: Task, chosen: Any, evidences: list[Any], folder: Path) -> Non
     deadline = None if task.limit is None else began + task.limit
     guesses = chosen.run(evidences, read_public(task.public), seeds, deadline)
     seconds = time.monotonic() - began
-    tensors = {"images": torch.stack([g.images for g in guesses])}
+    tensors = {
+        "images": torch.stack([g.images for g in guesses]),
+        "loss": torch.tensor([g.loss for g in guesses], dtype=torch.float64),
+    }
     for part in ("labels", "soft"):
         if all(getattr(g, part) is not None for g in guesses):
             tensors[part] = torch.stack([getattr(g, part) for g in guesses])
@@ -233,7 +237,6 @@ def _compute(task: Task, chosen: Any, evidences: list[Any], folder: Path) -> Non
     made = {
         "status": "timeout" if late else "ok",
         "reason": f"stopped after {task.limit} s, best guess scored" if late else "",
-        "losses": [g.loss for g in guesses],
         "evaluations": max(g.evaluations for g in guesses),
         "strategy": guesses[0].strategy,
         "chunk": guesses[0].chunk,

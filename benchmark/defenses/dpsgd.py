@@ -50,13 +50,14 @@ class DifferentiallyPrivateSGD(Defense):
         self, client: Client, broadcast: Update, batches: Sequence[Batch], rng: Generator
     ) -> Update:
         """Noised mean gradients; with several local steps each of them is noised."""
-        weights, lr = broadcast, client.setting.local_lr
+        weights, total = broadcast, broadcast * 0.0
         for batch in batches:
             step = self._noised_gradient(client, weights, batch, rng)
             if client.setting.algorithm == "fedsgd":
                 return step
-            weights = weights - step * lr
-        return broadcast - weights
+            moved = step * client.setting.local_lr
+            weights, total = weights - moved, total + moved
+        return total
 
     def _noised_gradient(
         self, client: Client, weights: Update, batch: Batch, rng: Generator

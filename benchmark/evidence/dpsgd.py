@@ -35,13 +35,16 @@ def predict_clipped(
         return {n: torch.tensordot(factors, t, 1) / len(images) for n, t in each.items()}
 
     weights = dict(data["shared"])
+    total = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     for k in range(setting.local_steps):
         rows = slice(k * setting.batch_size, (k + 1) * setting.batch_size)
-        moved = step(weights, guess["images"][rows], guess["labels"][rows])
+        slope = step(weights, guess["images"][rows], guess["labels"][rows])
         if setting.algorithm == "fedsgd":
-            return {"update": moved}
-        weights = {n: weights[n] - setting.local_lr * moved[n] for n in weights}
-    return {"update": {n: data["shared"][n] - weights[n] for n in weights}}
+            return {"update": slope}
+        moved = {name: setting.local_lr * slope[name] for name in weights}
+        weights = {name: weights[name] - moved[name] for name in weights}
+        total = {name: total[name] + moved[name] for name in weights}
+    return {"update": total}
 
 
 @reads("dpsgd")

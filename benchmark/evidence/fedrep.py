@@ -56,13 +56,16 @@ def predict_trunk(
     known = "upstream" in data
     arriving = data["upstream"] if known else hidden["upstream"] * data["scale"]
     weights = dict(data["trunk"])
+    total = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     for step in range(setting.local_steps):
         rows = slice(step * setting.batch_size, (step + 1) * setting.batch_size)
-        moved = _trunk_gradient(setting, weights, guess["images"][rows], arriving[rows])
+        slope = _trunk_gradient(setting, weights, guess["images"][rows], arriving[rows])
         if setting.algorithm == "fedsgd":
-            return {"update": moved}
-        weights = {n: weights[n] - setting.local_lr * moved[n] for n in weights}
-    return {"update": {n: data["trunk"][n] - weights[n] for n in weights}}
+            return {"update": slope}
+        moved = {name: setting.local_lr * slope[name] for name in weights}
+        weights = {name: weights[name] - moved[name] for name in weights}
+        total = {name: total[name] + moved[name] for name in weights}
+    return {"update": total}
 
 
 def _trunk_gradient(

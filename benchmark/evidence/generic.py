@@ -37,13 +37,16 @@ def client_update(
 
     if setting.algorithm == "fedsgd":
         return grad(loss)(dict(shared), guess["images"], guess["labels"], noise)
-    weights = dict(shared)
+    weights, total = dict(shared), {name: torch.zeros_like(t) for name, t in shared.items()}
     for step in range(setting.local_steps):
         rows = slice(step * setting.batch_size, (step + 1) * setting.batch_size)
         draw = {name: tensor[rows] for name, tensor in noise.items()}
-        moved = grad(loss)(weights, guess["images"][rows], guess["labels"][rows], draw)
-        weights = {name: weights[name] - setting.local_lr * moved[name] for name in weights}
-    return {name: shared[name] - weights[name] for name in shared}
+        slope = grad(loss)(weights, guess["images"][rows], guess["labels"][rows], draw)
+        moved = {name: setting.local_lr * slope[name] for name in weights}
+        weights = {name: weights[name] - moved[name] for name in weights}
+        # summed as the client does: a difference of weights would round small steps away
+        total = {name: total[name] + moved[name] for name in weights}
+    return total
 
 
 def predict_update(
@@ -113,9 +116,9 @@ def sent(transcript: Transcript) -> Evidence | None:
 @reads(EVERY)
 def resimulated(transcript: Transcript) -> Evidence | None:
     """Apply the defense to the guess's update too, in expectation over its randomness."""
-    message = transcript.message
-    again, _ = transcript.setting.defense.protect(message, message * 0.0, None)
-    if all(torch.equal(again[name], tensor) for name, tensor in message.items()):
+    defense, probe = transcript.setting.defense, of_all_sizes(transcript.message)
+    again, _ = defense.protect(probe, probe * 0.0, None)
+    if all(torch.equal(again[name], tensor) for name, tensor in probe.items()):
         return None  # to be expected of an update that is changed by noise alone
     return reread(transcript, "resimulated", predict=predict_protected)
 
@@ -145,6 +148,20 @@ def body(transcript: Transcript) -> Evidence | None:
 def reread(transcript: Transcript, name: str, **changes: Any) -> Evidence:
     """The oblivious evidence with a name, adaptive knowledge and ``changes``."""
     return replace(oblivious(transcript), name=name, knowledge="adaptive", **changes)
+
+
+def of_all_sizes(like: Update) -> Update:
+    """An update with entries between 1e-6 and 1e6 in size, which a defense will not leave alone.
+
+    A message would not do to find out: what was clipped or pruned once may stay as it is.
+    """
+    rng = generator("attacker", "probe")
+    return like.map(
+        lambda t: (
+            torch.randn(t.shape, generator=rng)
+            * 10.0 ** (12 * torch.rand(t.shape, generator=rng) - 6)
+        )
+    )
 
 
 def redrawn_parameters(transcript: Transcript) -> dict[str, Tensor]:

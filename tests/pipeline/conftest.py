@@ -156,7 +156,9 @@ def copied(target: Path) -> Board:
     if not files:  # an unpacked archive
         trees = (ROOT / name for name in NEEDED)
         found = ((tree.rglob("*") if tree.is_dir() else [tree]) for tree in trees)
-        files = [p.relative_to(ROOT) for p in itertools.chain(*found) if "__pycache__" not in p.parts]
+        files = [
+            p.relative_to(ROOT) for p in itertools.chain(*found) if "__pycache__" not in p.parts
+        ]
     for file in files:
         outside = file.is_relative_to(".dvc") and file.name not in ("config", ".gitignore")
         if outside or any(file.is_relative_to(built) for built in BUILT):

@@ -116,7 +116,9 @@ def test_the_other_tables_and_the_catalog_agree_with_the_plan(first, results, sc
     assert list(runs["defense"]) == [
         name for name in params["entrants"][scenario] for _ in params["seeds"]
     ]
-    assert runs[["epsilon", "uplink_bytes", "downlink_bytes", "client_seconds"]].notna().all(axis=None)
+    assert (
+        runs[["epsilon", "uplink_bytes", "downlink_bytes", "client_seconds"]].notna().all(axis=None)
+    )
     personal = runs["defense"] == "fedrep"
     assert runs.loc[personal, "accuracy_global"].isna().all()
     assert runs.loc[personal, "accuracy_personal"].notna().all()

@@ -76,9 +76,9 @@ def test_there_is_a_stage_per_entrant_and_it_knows_of_no_other(stages, graph):
     for name, stage in stages.items():
         if _kind(name) in ("train", "defend", "attack"):
             scenario, defense = stage["cmd"].split()[-2:]
-            others = {
-                maker.split("@")[1] for maker in graph[name] if _kind(maker) != "prepare"
-            } - {f"{scenario}-{defense}"}
+            others = {maker.split("@")[1] for maker in graph[name] if _kind(maker) != "prepare"} - {
+                f"{scenario}-{defense}"
+            }
             assert not others, name
             named = {p for p in stage["params"] if p.startswith(("defenses", "entrants"))}
             assert named == {f"defenses.{defense}"}, name
