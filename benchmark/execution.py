@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmark.complaints import ParamsError
 from benchmark.executors import EXECUTORS, ExecutionError, Plan, executor
 from benchmark.progress import Progress
 from benchmark.workers import one_thread
@@ -60,6 +61,7 @@ def run(
 
     Raises:
         ExecutionError: the settings are wrong.
+        ParamsError: a job found the parameters wrong; no job could do better.
     """
     todo = list(jobs)
     plan = choose(len(todo), workers, apart)
@@ -110,6 +112,8 @@ def _guarded(function: Callable[[Job], Result], job: Job) -> Result | Failure:
     """Run one job where it is, errors as values: not every exception survives being sent."""
     try:
         return function(job)
+    except ParamsError:
+        raise
     except Exception as error:
         return _failure(error)
 
@@ -178,6 +182,8 @@ def _pool(
                 job, error = running.pop(future), future.exception()
                 if isinstance(error, BrokenProcessPool):
                     suspects.append(job)
+                elif isinstance(error, ParamsError):
+                    raise error
                 else:
                     yield job, _failure(error) if error else future.result()
             if suspects:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmark.complaints import ParamsError
+
 
 def square(number: int) -> int:
     return number * number
@@ -45,6 +47,8 @@ def troubled(kind: str) -> str:
         raise OutOfMemoryError("CUDA out of memory.\nTried to allocate")
     if kind == "late":
         raise TimeoutError("after 3 s")
+    if kind == "params":
+        raise ParamsError("dgp.share: too much")
     if kind == "wrong":
         raise ValueError("two\nlines")
     if kind == "unsendable":

@@ -16,6 +16,7 @@ import pytest
 
 from benchmark import execution
 from benchmark.cells import is_alive
+from benchmark.complaints import ParamsError
 from benchmark.execution import Failure, choose, run
 from benchmark.executors import ExecutionError
 from benchmark.workers import visible_gpus
@@ -74,6 +75,12 @@ def test_failures_are_values_with_a_status_and_one_line(workers):
         "wrong": Failure("failed", "ValueError: two lines"),
         "fine": "fine",
     }
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_wrong_parameters_end_the_run_whichever_job_finds_out(workers):
+    with pytest.raises(ParamsError, match="^dgp.share: too much$"):
+        list(run(jobs.troubled, ["fine", "params"], workers=workers))
 
 
 def test_a_result_that_cannot_be_sent_costs_its_job_only():

@@ -19,6 +19,7 @@ from benchmark.attacks.labels import Labels
 from benchmark.attacks.objectives import Objective
 from benchmark.attacks.optimisers import Best, Optimiser, Problem, Variables
 from benchmark.attacks.priors import Prior
+from benchmark.complaints import ParamsError
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence
@@ -46,12 +47,17 @@ class OptimisationAttack(Attack):
     restarts: int = 1
     rate: float = 0.1
 
+    def __post_init__(self) -> None:
+        for field in ("iterations", "restarts"):
+            if (value := getattr(self, field)) < 1:
+                raise ParamsError(f"attacks.{self.name}.{field} must be at least 1, not {value}")
+        if not self.rate > 0:
+            raise ParamsError(f"attacks.{self.name}.rate must be above 0, not {self.rate}")
+
     def supports(self, evidence: Evidence) -> str | None:
         """Refuses evidence that shows nothing, and labels that cannot be had."""
         if not evidence.terms:
             return "the evidence has no terms to match"
-        if self.iterations < 1 or self.restarts < 1:
-            return "iterations and restarts must be at least 1"
         if evidence.labels == "eliminated":
             return None
         return self.labels.reason(evidence)
