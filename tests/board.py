@@ -1,0 +1,123 @@
+"""A whole small board for tests: digits, three clients, three rounds, made by the real stages'
+library calls in a temporary folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.campaign import Task, attack_transcripts, keep
+from benchmark.config import Scenario, Scoring, load_params
+from benchmark.data.preparation import prepare, read_private, read_public
+from benchmark.federated.observation import observe
+from benchmark.federated.setting import Setting
+from benchmark.federated.training import Run, setting_of, stored
+from benchmark.naming import transcripts_file
+from benchmark.scoring import Sheet, threshold
+
+NAME = "small"
+SEED = 0
+VICTIMS = 3
+PROVENANCE = {"commit": "abc", "dirty": False, "machine": "a test"}
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where everything lies; ``artifacts`` has the pipeline's own layout."""
+
+    root: Path
+    scenario: Scenario
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    def setting(self, defense: str, fields: dict[str, Any]) -> Setting:
+        public = read_public(self.artifacts / "public")
+        return setting_of(NAME, self.scenario, public, defense, fields)
+
+    def states(self, defense: str, fields: dict[str, Any]) -> Path:
+        """Trains, unless that is done."""
+        run = Run(NAME, defense, "default", SEED)
+        return stored(run, self.scenario, fields, self.artifacts, self.root / "runs")
+
+    def defend(self, defense: str, fields: dict[str, Any] | None = None) -> None:
+        """Train and observe one defense at its point ``default``."""
+        fields = fields or {}
+        observe(
+            Run(NAME, defense, "default", SEED),
+            self.scenario,
+            self.setting(defense, fields),
+            read_private(self.artifacts / "private"),
+            self.states(defense, fields),
+            self.artifacts / "transcripts" / defense,
+            self.artifacts / "truth" / defense,
+        )
+
+    def file(self, kind: str, defense: str, checkpoint: str = "init", size: int = 1) -> Path:
+        name = transcripts_file("default", SEED, checkpoint, size)
+        return self.artifacts / kind / defense / name
+
+    def task(
+        self,
+        defense: str,
+        attack: str = "ig",
+        checkpoint: str = "init",
+        size: int = 1,
+        **fields: Any,
+    ) -> Task:
+        return Task(
+            key={**self.key(defense, checkpoint, size), "attack": attack},
+            transcripts=self.file("transcripts", defense, checkpoint, size),
+            public=self.artifacts / "public",
+            fields=fields,
+            provenance=PROVENANCE,
+            store=self.root / "cells",
+        )
+
+    def key(self, defense: str, checkpoint: str = "init", size: int = 1) -> dict[str, Any]:
+        return {
+            "scenario": NAME, "defense": defense, "point": "default", "seed": SEED,
+            "checkpoint": checkpoint, "batch_size": size,
+        }  # fmt: skip
+
+    def attacked(self, defense: str, **task: Any) -> list[dict[str, Any]]:
+        """Records of one task's cells, guesses copied to where ``score`` looks."""
+        records = attack_transcripts(self.task(defense, **task))
+        return [keep(record, self.artifacts / "guesses" / defense) for record in records]
+
+    def sheet(self, defense: str, cells: list[dict[str, Any]], **fields: Any) -> Sheet:
+        public, train = self.artifacts / "public", self.artifacts / "train"
+        return Sheet(
+            key=self.key(defense),
+            transcripts=self.file("transcripts", defense),
+            truth=self.file("truth", defense),
+            public=public,
+            train=train,
+            guesses=self.artifacts / "guesses" / defense,
+            cells=cells,
+            attacks={"ig": fields, "dlg": fields},
+            tau=threshold(public, train, 20.0),
+            scoring=Scoring(bootstrap=200, candidates=20),
+        )
+
+
+def scenario(**observation: Any) -> Scenario:
+    """The board's own first scenario, made small."""
+    chosen = load_params().scenarios["digits"]
+    federation = chosen.federation.model_copy(
+        update={"clients": 3, "batch_size": 8, "rounds": 3, "checkpoints": {"init": 0, "late": 3}}
+    )
+    watched = chosen.observation.model_copy(update={"victims": VICTIMS, **observation})
+    splits = {"client": 90, "test": 60, "auxiliary": 60, "tuning": 10, "report": 40}
+    return chosen.model_copy(
+        update={"federation": federation, "observation": watched, "splits": splits}
+    )
+
+
+def make(root: Path, chosen: Scenario | None = None) -> Board:
+    """The three prepared folders."""
+    board = Board(root, chosen or scenario())
+    prepare(NAME, board.scenario, *(board.artifacts / p for p in ("public", "train", "private")))
+    return board
