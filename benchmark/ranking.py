@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from benchmark.metrics import audit
@@ -48,7 +47,7 @@ def rank(
             (victims["checkpoint"] == checkpoint) & (victims["batch_size"] == batch_size)
         ]
         group: list[dict[str, Any]] = []
-        leakage: dict[int, np.ndarray] = {}
+        leakage: dict[int, pd.Series] = {}
         for (defense, point), own in here.groupby(POINT, sort=False):
             images = found[(found["defense"] == defense) & (found["point"] == point)]
             row, credited = _row(images, own, seeds, folds, confidence, bootstrap)
@@ -75,8 +74,8 @@ def rank(
 def _row(
     images: pd.DataFrame, cells: pd.DataFrame, seeds: Sequence[int], folds: int,
     confidence: float, bootstrap: int,
-) -> tuple[dict[str, Any], np.ndarray | None]:  # fmt: skip
-    """One operating point's leakage; None beside it where it must not be ranked."""
+) -> tuple[dict[str, Any], pd.Series | None]:  # fmt: skip
+    """One operating point's row and leakage by victim; None where it must not be ranked."""
     flags: list[str] = []
     missing = not cells["status"].isin(SCORED).all()
     missing |= set(cells["seed"]) != set(seeds) or images.empty
@@ -101,6 +100,8 @@ def _row(
         ("oblivious", images[images["knowledge"] == "oblivious"]),
         ("adaptive", images),
     ):
+        if chosen.empty:  # its cells failed; the row says so
+            continue
         fit, picked = _strongest(chosen, folds)
         estimate = rate_interval(fit.scores, level=confidence, resamples=bootstrap)
         row |= {
@@ -124,7 +125,7 @@ def _row(
     if row["share_failed"] > audit.TOLERANCE:
         flags.append("unproven")
     credited = picked.groupby(["seed", "victim"])["credited"].mean()
-    return row, None if missing else credited.to_numpy()
+    return row, None if missing else credited
 
 
 def _strongest(images: pd.DataFrame, folds: int) -> tuple[CrossFit, pd.DataFrame]:
@@ -146,7 +147,7 @@ def _strongest(images: pd.DataFrame, folds: int) -> tuple[CrossFit, pd.DataFrame
 
 
 def _place(
-    group: list[dict[str, Any]], leakage: Mapping[int, np.ndarray], confidence: float
+    group: list[dict[str, Any]], leakage: Mapping[int, pd.Series], confidence: float
 ) -> None:
     """Fill in the ranks of one checkpoint, unless even no defense does not exceed the floor."""
     control = next((row for row in group if row["defense"] == "none"), None)
@@ -155,12 +156,17 @@ def _place(
         for row in group:
             row["flags"].append("no-headroom")
         return
-    if len({len(values) for values in leakage.values()}) > 1:
-        sizes = [len(values) for values in leakage.values()]
-        leakage = {k: v for k, v in leakage.items() if len(v) == max(sizes)}
-    ranks = rank_groups({str(k): v for k, v in leakage.items()}, level=confidence)
-    for index, (lo, hi) in ranks.items():
-        group[int(index)]["rank_lo"], group[int(index)]["rank_hi"] = lo, hi
+    everyone = max((values.index for values in leakage.values()), key=len, default=None)
+    comparable = {}
+    for index, values in leakage.items():
+        if values.index.equals(everyone):
+            comparable[str(index)] = values.to_numpy()
+        else:  # some of its victims were never attacked
+            group[index]["flags"].append("missing-cells")
+            group[index]["status"] = "failed"
+    ranks = rank_groups(comparable, level=confidence)
+    for name, (lo, hi) in ranks.items():
+        group[int(name)]["rank_lo"], group[int(name)]["rank_hi"] = lo, hi
 
 
 def _utility(training: pd.DataFrame, defense: str, point: str) -> dict[str, Any]:
