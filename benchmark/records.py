@@ -159,10 +159,12 @@ def write_text(path: Path, text: str) -> None:
 
 def _field(value: Any) -> Any:
     """One CSV field: nothing for None and NaN, ``repr`` precision for floats."""
+    if hasattr(value, "item"):  # numpy's scalars print their type, or as words
+        value = value.item()
     if value is None or value != value:
         return ""
     if isinstance(value, float):
-        return repr(float(value))  # numpy's floats print their type
+        return repr(value)
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, Sequence) and not isinstance(value, str):

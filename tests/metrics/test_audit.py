@@ -1,0 +1,84 @@
+"""The objective audit, case by case."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmark.metrics.audit import (
+    BROKEN,
+    BROKEN_LOSS,
+    EXHAUSTED,
+    FAILED,
+    OK,
+    RESOLUTION,
+    TOLERANCE,
+    shares,
+    summary,
+    uncredited,
+    verdict,
+)
+from benchmark.records import VERDICTS
+
+
+@pytest.mark.parametrize(
+    ("recovered", "guess", "truth", "undefended", "expected"),
+    [
+        (True, 0.5, 0.0, False, OK),
+        (True, 0.0, 0.9, False, OK),
+        (False, 0.2, 0.3, False, EXHAUSTED),
+        (False, 0.3, 0.3, False, EXHAUSTED),
+        (False, 0.8, 0.0, False, FAILED),
+        (False, 0.3 + 1e-6, 0.3, False, FAILED),
+        (False, RESOLUTION / 2, 0.0, False, EXHAUSTED),
+        (False, 2 * RESOLUTION, 0.0, False, FAILED),
+        (True, 0.0, 0.0, True, OK),
+        (True, 0.0, 2 * BROKEN_LOSS, True, BROKEN),
+        (False, 0.9, 2 * BROKEN_LOSS, True, BROKEN),
+        (False, 0.9, BROKEN_LOSS / 2, True, FAILED),
+        (False, math.nan, 0.1, False, FAILED),
+        (False, 0.1, math.nan, False, FAILED),
+        (False, math.inf, math.inf, True, BROKEN),
+        (True, 0.0, math.nan, True, BROKEN),
+    ],
+)
+def test_only_evidence_that_ran_out_is_credited(
+    recovered: bool, guess: float, truth: float, undefended: bool, expected: str
+) -> None:
+    assert verdict(recovered, guess, truth, undefended) == expected
+
+
+def test_verdicts_are_the_schemas() -> None:
+    assert {OK, EXHAUSTED, FAILED, BROKEN} == set(VERDICTS)
+
+
+def test_shares_add_up() -> None:
+    found = shares([OK, OK, FAILED, EXHAUSTED])
+    assert found == {OK: 0.5, EXHAUSTED: 0.25, FAILED: 0.25, BROKEN: 0.0}
+    assert shares([]) == {OK: 0.0, EXHAUSTED: 0.0, FAILED: 0.0, BROKEN: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({OK: 10}, OK),
+        ({OK: 9, FAILED: 1}, OK),
+        ({OK: 8, FAILED: 2}, FAILED),
+        ({OK: 5, EXHAUSTED: 5}, EXHAUSTED),
+        ({EXHAUSTED: 8, FAILED: 2}, FAILED),
+        ({EXHAUSTED: 9, FAILED: 1}, EXHAUSTED),
+        ({OK: 99, BROKEN: 1}, BROKEN),
+        ({OK: 8, EXHAUSTED: 1, FAILED: 1}, OK),
+    ],
+    ids=str,
+)
+def test_a_cells_verdict_is_its_gravest(counts: dict[str, int], expected: str) -> None:
+    assert pytest.approx(0.1) == TOLERANCE
+    assert summary([name for name, count in counts.items() for _ in range(count)]) == expected
+
+
+def test_leakage_is_what_was_recovered_or_never_disproved() -> None:
+    found = uncredited([1, 0, 0, 0, 1], [OK, EXHAUSTED, FAILED, BROKEN, BROKEN])
+    assert np.array_equal(found, [1, 0, 1, 1, 1])
