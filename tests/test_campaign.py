@@ -1,0 +1,255 @@
+"""Attacking transcripts: computed once, failures as rows, keyed by what guesses depend on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmark import campaign
+from benchmark.attacks import base
+from benchmark.attacks.base import Attack, Guess
+from benchmark.campaign import attack_transcripts, borrowed, cell_digest, leftover, readable
+from benchmark.execution import Failure
+from benchmark.federated.observation import read_truth
+from benchmark.federated.transcript import read
+from benchmark.naming import guesses_file
+from tests import board
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[board.Board]:
+    torch.set_num_threads(1)
+    made = board.make(tmp_path_factory.mktemp("small"))
+    made.defend("none")
+    made.defend("ppp", {"width": 8})
+    yield made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy(Attack):
+    """Guesses grey; may refuse evidence, run out of memory, fail, or kill its process."""
+
+    name: str = "toy"
+    level: float = 0.5
+    refuses: str = ""
+    fails: str = ""
+    oom: str = ""
+    kills: str = ""
+    diary: str = ""
+
+    def supports(self, evidence: Any) -> str | None:
+        return "not for toys" if evidence.name == self.refuses else None
+
+    def reconstruct(
+        self, evidences: Any, public: Any, seeds: Any, deadline: float | None
+    ) -> list[Guess]:
+        name = evidences[0].name
+        if self.diary:
+            with open(self.diary, "a", encoding="utf-8") as file:
+                file.write(f"{name} {list(seeds)}\n")
+        if name == self.fails:
+            raise RuntimeError("the toy\nbroke")
+        if name == self.oom:
+            raise MemoryError
+        if name == self.kills:
+            os._exit(9)
+        setting = evidences[0].setting
+        grey = torch.full((setting.images, *setting.shape), self.level)
+        labels = torch.zeros(setting.images, dtype=torch.long)
+        return [Guess(grey, labels, None, loss=0.25, evaluations=7) for _ in evidences]
+
+    def measure(self, evidences: Any, images: Any, soft: Any, hidden: Any) -> list[float]:
+        return [0.5 for _ in evidences]
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(base._REGISTRY, "toy", Toy())
+
+
+def by_evidence(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found = {record["evidence"]: record for record in records}
+    assert len(found) == len(records)
+    return found
+
+
+def test_a_second_run_computes_nothing(small: board.Board, tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    task = small.task("ppp", "toy", diary=str(diary))
+    first = attack_transcripts(task)
+    names = [line.split()[0] for line in diary.read_text().splitlines()]
+    assert sorted(names) == sorted(r["evidence"] for r in first) and len(names) >= 4
+    assert all(record["status"] == "ok" for record in first)
+    second = attack_transcripts(task)
+    assert len(diary.read_text().splitlines()) == len(names)
+    assert second == first
+    assert all(Path(record["cell"]).parent == task.store for record in first)
+
+
+def test_records_carry_what_the_board_needs(small: board.Board) -> None:
+    task = small.task("ppp", "toy")
+    for record in attack_transcripts(task):
+        assert all(record[k] == v for k, v in task.key.items())
+        assert record["knowledge"] in ("oblivious", "paper", "adaptive")
+        assert record["observations"] > 0 and record["unknowns"] >= 64
+        assert record["evaluations"] == 7
+        assert record["seconds"] >= 0 and record["commit"] == "abc"
+        images = load_file(Path(record["cell"]) / "guesses.safetensors")["images"]
+        assert images.shape == (board.VICTIMS, 1, 1, 8, 8) and bool((images == 0.5).all())
+
+
+def test_one_failing_cell_is_a_row_with_its_reason(small: board.Board) -> None:
+    task = small.task("ppp", "toy", fails="ignore", oom="features", refuses="joint")
+    found = by_evidence(attack_transcripts(task))
+    assert found["ignore"]["status"] == "failed"
+    assert found["ignore"]["reason"] == "RuntimeError: the toy broke"
+    assert found["features"]["status"] == "oom"
+    assert (found["joint"]["status"], found["joint"]["reason"]) == ("unsupported", "not for toys")
+    assert found["oblivious"]["status"] == "ok"
+    for name in ("ignore", "features", "joint"):
+        assert "cell" not in found[name] and found[name]["observations"] > 0
+
+
+def test_a_failed_cell_is_tried_again_and_nothing_of_it_is_kept(small: board.Board) -> None:
+    diary = small.root / "tries"
+    task = small.task("none", "toy", fails="oblivious", diary=str(diary))
+    before = set((small.root / "cells").rglob("*")) if (small.root / "cells").exists() else set()
+    for tries in (1, 2):
+        assert attack_transcripts(task)[0]["status"] == "failed"
+        assert len(diary.read_text().splitlines()) == tries
+    after = {p for p in (small.root / "cells").rglob("*") if p.name != "unfinished"}
+    assert after <= before
+
+
+def test_where_training_diverged_there_is_a_row_all_the_same(small: board.Board) -> None:
+    task = replace(small.task("none", "toy"), transcripts=small.root / "never.safetensors")
+    (record,) = attack_transcripts(task)
+    assert record["status"] == "failed" and "diverged" in record["reason"]
+    assert record["evidence"] == "oblivious" and record["defense"] == "none"
+
+
+def test_what_kills_its_worker_costs_one_reading(
+    small: board.Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every reading is tried in a worker of its own, never in the stage's process."""
+    plugin = tmp_path / "lethal.py"
+    plugin.write_text(LETHAL, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(campaign, "attack_transcripts", __import__("lethal").attack)
+    found = by_evidence(leftover(small.task("ppp", "toy"), Failure("failed", "worker died")))
+    assert found["ignore"]["status"] == "failed" and "died" in found["ignore"]["reason"]
+    assert found["ignore"]["knowledge"] == "paper" and found["ignore"]["observations"] > 0
+    others = [record["status"] for name, record in found.items() if name != "ignore"]
+    assert len(others) >= 3 and set(others) == {"ok"}
+
+
+LETHAL = '''
+"""Stands for an attack that takes its process along."""
+
+import os
+
+
+def attack(task):
+    if task.only == "ignore":
+        os._exit(9)
+    return [{**task.key, "evidence": task.only, "status": "ok"}]
+'''
+
+
+def digest(task: Any, evidence: str = "oblivious") -> str:
+    chosen = base.get(task.key["attack"]).configured(**task.fields)
+    return cell_digest(task, chosen, readable(read(task.transcripts))[evidence][0])
+
+
+def test_a_cells_digest_is_of_what_its_guesses_depend_on(small: board.Board) -> None:
+    task = small.task("none", "ig", iterations=5)
+    same = digest(task)
+    assert digest(small.task("none", "ig", iterations=5)) == same
+    assert digest(replace(task, provenance={"commit": "other"})) == same
+    assert digest(replace(task, store=Path("elsewhere"), only="oblivious")) == same
+    others = [
+        digest(small.task("none", "ig", iterations=6)),
+        digest(small.task("none", "ig", iterations=5, restarts=2)),
+        digest(small.task("none", "dlg", iterations=5)),
+        digest(small.task("none", "ig", checkpoint="late", iterations=5)),
+        digest(small.task("ppp", "ig", iterations=5)),
+        digest(small.task("ppp", "ig", iterations=5), "ignore"),
+        digest(replace(task, limit=3.0)),
+    ]
+    assert len({same, *others}) == 1 + len(others)
+
+
+def test_a_digest_knows_its_own_sources_and_no_others(
+    small: board.Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+
+    def spy(paths: Any) -> str:
+        listed = list(paths)
+        seen.clear()
+        seen.update(str(path.relative_to(campaign.HERE)) for path in listed)
+        return "sources"
+
+    monkeypatch.setattr(campaign, "source_digest", spy)
+    digest(small.task("ppp", "ig"))
+    assert {"attacks/ig.py", "evidence/ppp.py", "evidence/precode.py", "defenses/ppp.py",
+            "evidence/generic.py", "models/elu.py", "attacks/engine.py"} <= seen  # fmt: skip
+    assert not {"attacks/dlg.py", "evidence/dgp.py", "defenses/dgp.py", "models/mlp.py"} & seen
+
+
+def test_readings_built_on_others_depend_on_them() -> None:
+    assert borrowed("ppp") == ("precode",)
+    assert set(borrowed("hyperfl")) == {"fedrep", "precode"}
+    assert borrowed("dgp") == ("pruning",)
+    assert borrowed("none") == () == borrowed("precode")
+
+
+def test_starts_are_the_same_under_every_defense(small: board.Board, tmp_path: Path) -> None:
+    """Comparisons are paired: a victim's start depends on scenario, seed, attack and victim."""
+    diary = tmp_path / "starts"
+    for name in ("none", "ppp"):
+        for checkpoint in ("init", "late"):
+            attack_transcripts(small.task(name, "toy", checkpoint, diary=str(diary), level=0.25))
+    starts = {line.split(" ", 1)[1] for line in diary.read_text().splitlines()}
+    assert len(starts) == 1
+    assert len(set(json.loads(starts.pop()))) == board.VICTIMS
+
+
+def test_guesses_are_kept_under_their_cells_name(small: board.Board, tmp_path: Path) -> None:
+    (record,) = attack_transcripts(small.task("none", "toy"))
+    kept = campaign.keep(record, tmp_path)
+    assert "cell" not in kept and kept["file"] == str(guesses_file(record))
+    assert (tmp_path / kept["file"]).is_file()
+    del record["cell"]
+    failed = campaign.keep(record, tmp_path / "none")
+    assert failed["file"] == kept["file"] and not (tmp_path / "none").exists()
+
+
+def test_an_attack_needs_no_truth(small: board.Board, tmp_path: Path) -> None:
+    """Transcripts and public data, moved to where nothing else is, give the same guesses."""
+    task = small.task("none", "ig", iterations=3)
+    alone = tmp_path / "alone"
+    for path in (task.transcripts, *task.public.iterdir()):
+        target = alone / path.relative_to(small.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    moved = replace(
+        task,
+        transcripts=alone / task.transcripts.relative_to(small.root),
+        public=alone / task.public.relative_to(small.root),
+        store=alone / "cells",
+    )
+    (here,), (there,) = attack_transcripts(task), attack_transcripts(moved)
+    ours, theirs = (load_file(Path(r["cell"]) / "guesses.safetensors") for r in (here, there))
+    assert torch.allclose(ours["images"], theirs["images"], atol=1e-4)
+    assert Path(here["cell"]).name == Path(there["cell"]).name
+    assert not read_truth(small.file("truth", "none"))[0]["pixels"].equal(ours["images"][0])
