@@ -81,6 +81,7 @@ def assemble(
     ranking = rank(
         name, read_table(folder / "cells.csv"), scored, read_table(folder / "training.csv"),
         params.seeds, _own_readings(params.entrants[name]),
+        params.scenarios[name].federation.local_steps,
         confidence=params.scoring.confidence,
         bootstrap=params.scoring.bootstrap,
         folds=params.scoring.folds,

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +62,17 @@ def attack_transcripts(task: Task) -> list[dict[str, Any]]:
     guesses exist, ``cell`` and what the attack reported.
     """
     from benchmark.attacks.base import get
+    from benchmark.federated.transcript import read
 
     if not task.transcripts.exists():
         return [{**task.key, **UNSENT}]
-    transcripts = read_transcripts(task.transcripts)
+    transcripts = read(task.transcripts)
     chosen = get(task.key["attack"]).configured(**task.fields)
-    store = Store(task.store)
     records = []
     for name, evidences in readable(transcripts).items():
         if task.only not in (None, name):
             continue
-        records.append({**task.key, **_cell(task, chosen, name, evidences, store)})
+        records.append({**task.key, **_cell(task, chosen, name, evidences)})
     return records
 
 
@@ -80,7 +81,9 @@ def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
 
     What died again is a record with the failure's reason, so that no row is missing.
     """
-    readings = readable(read_transcripts(task.transcripts))
+    from benchmark.federated.transcript import read
+
+    readings = readable(read(task.transcripts))
     alone = [replace(task, only=name) for name in readings]
     records = []
     for each, done in run(attack_transcripts, alone, workers=1, apart=True):
@@ -105,13 +108,6 @@ def keep(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return kept
 
 
-def read_transcripts(path: Path) -> list[Any]:
-    """The transcripts of a file, decoded."""
-    from benchmark.federated.transcript import read
-
-    return read(path)
-
-
 def readable(transcripts: list[Any]) -> dict[str, list[Any]]:
     """Every reading that applies to all the transcripts, by name, one evidence per victim."""
     from benchmark.evidence.base import readings
@@ -124,7 +120,7 @@ def readable(transcripts: list[Any]) -> dict[str, list[Any]]:
     return found
 
 
-def _cell(task: Task, chosen: Any, name: str, evidences: list[Any], store: Store) -> dict[str, Any]:
+def _cell(task: Task, chosen: Any, name: str, evidences: list[Any]) -> dict[str, Any]:
     first = evidences[0]
     record = {"evidence": name, **_about(first)}
     reason = chosen.supports(first)
@@ -133,15 +129,20 @@ def _cell(task: Task, chosen: Any, name: str, evidences: list[Any], store: Store
     record["labels"] = chosen.labels_from(first)
     if record["labels"] == "joint" and first.labels == "given":  # granted, and not made use of
         record["unknowns"] += first.setting.images * first.setting.classes
+    store = Store(task.store)
     key = cell_digest(task, chosen, first)
-    folder = store.get(key)
+    late = digest(key, task.limit)  # a cell that was cut short is of this limit alone
+    folder = store.get(key) or store.get(late)
     if folder is None:
         try:
-            folder = store.put(key, lambda path: _compute(task, chosen, evidences, path))
+            tensors, made = _compute(task, chosen, evidences)
         except MemoryError as error:
             return record | {"status": "oom", "reason": _line(error)}
         except Exception as error:  # a cell that fails is a row with its reason
             return record | {"status": "failed", "reason": _line(error)}
+        folder = store.put(
+            late if made["status"] == "timeout" else key, partial(_write, tensors, made)
+        )
     made = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
     return record | made | {"cell": str(folder)}
 
@@ -157,40 +158,35 @@ def _about(evidence: Any) -> dict[str, Any]:
 
 def cell_digest(task: Task, chosen: Any, evidence: Any) -> str:
     """The digest of everything that a cell's guesses depend on."""
+    from benchmark.attacks.base import PARTS
+
     defense, model = evidence.setting.defense.name, evidence.setting.model
     sources = [
-        HERE / "evidence" / "base.py",
-        HERE / "evidence" / "generic.py",
-        *(HERE / "evidence" / f"{name}.py" for name in (defense, *borrowed(defense))),
-        HERE / "attacks" / f"{chosen.name}.py",
-        *(HERE / "attacks" / f"{part}.py" for part in PARTS),
-        HERE / "models" / "base.py",
-        HERE / "models" / f"{model}.py",
-        HERE / "defenses" / f"{defense}.py",
-        HERE / "defenses" / "base.py",
-        HERE / "defenses" / "parts",
-        HERE / "federated" / "setting.py",
-        HERE / "federated" / "update.py",
-        HERE / "federated" / "transcript.py",
-        HERE / "federated" / "wire.py",
+        *(HERE / "evidence" / f"{name}.py" for name in ("base", "generic", *borrowed(defense))),
+        *(HERE / "attacks" / f"{name}.py" for name in (*PARTS, chosen.name)),
+        *(HERE / "models" / f"{name}.py" for name in ("base", model)),
+        *(HERE / "defenses" / name for name in ("base.py", "parts", f"{defense}.py")),
+        *(HERE / "federated" / f"{name}.py" for name in FEDERATED),
+        HERE / "data" / "preparation.py",
+        HERE / "randomness.py",
         Path(__file__),
     ]
     return digest(
         task.transcripts,
+        task.public,
         chosen.parameters(),
         evidence.name,
-        task.limit,
-        source_digest(path for path in sources if path.exists()),
+        source_digest(sources),
         library_versions(),
     )
 
 
-PARTS = ("base", "engine", "labels", "objectives", "optimisation", "optimisers", "priors")
-"""What attacks are made of."""
+FEDERATED = ("setting", "transcript", "update", "wire")
+"""What readings need of federated learning."""
 
 
 def borrowed(defense: str) -> tuple[str, ...]:
-    """Other defenses' readings that a defense's file builds on, from its imports."""
+    """The files of a defense's own readings: its own, where there is one, and what that imports."""
     import ast
 
     path = HERE / "evidence" / f"{defense}.py"
@@ -204,12 +200,14 @@ def borrowed(defense: str) -> tuple[str, ...]:
             elif node.module.startswith("benchmark.evidence."):
                 names.append(node.module.rsplit(".", 1)[-1])
     found = [name for name in names if name not in ("base", "generic", defense)]
-    return tuple(dict.fromkeys([*found, *(more for name in found for more in borrowed(name))]))
+    return tuple(dict.fromkeys([defense, *(more for name in found for more in borrowed(name))]))
 
 
-def _compute(task: Task, chosen: Any, evidences: list[Any], folder: Path) -> None:
+def _compute(
+    task: Task, chosen: Any, evidences: list[Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A cell's tensors, and what is written beside them."""
     import torch
-    from safetensors.torch import save_file
 
     from benchmark.data.preparation import read_public
     from benchmark.federated.transcript import read_header
@@ -232,7 +230,6 @@ def _compute(task: Task, chosen: Any, evidences: list[Any], folder: Path) -> Non
             tensors[part] = torch.stack([getattr(g, part) for g in guesses])
     for name in guesses[0].hidden:
         tensors[f"hidden.{name}"] = torch.stack([g.hidden[name] for g in guesses])
-    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "guesses.safetensors")
     late = any(g.stopped == "timeout" for g in guesses)
     made = {
         "status": "timeout" if late else "ok",
@@ -243,6 +240,13 @@ def _compute(task: Task, chosen: Any, evidences: list[Any], folder: Path) -> Non
         "seconds": seconds,
         **task.provenance,
     }
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}, made
+
+
+def _write(tensors: Mapping[str, Any], made: Mapping[str, Any], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), folder / "guesses.safetensors")
     (folder / "cell.json").write_text(json.dumps(made, indent=1, sort_keys=True), encoding="utf-8")
 
 

@@ -36,6 +36,7 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_PARENT = "mlflow.parentRunId"
 _BATCH = 900  # MLflow takes at most 1000 metrics and 100 parameters or tags in one call
 
 
@@ -100,14 +101,15 @@ def _send(client: Any, uri: str, folder: Path) -> None:
     experiment = _experiment(client, uri, record["tags"]["scenario"])
     before = _predecessors(client, experiment, record["tags"])
     _create(client, experiment, record, folder / "run")
-    for run in before:
+    for run, children in before:
         if run.info.status == "RUNNING" and not _is_dead(run):
             continue
-        if run.info.status == "RUNNING":
-            client.set_terminated(run.info.run_id, "KILLED")
-        elif record["status"] != "FINISHED" and run.info.status == "FINISHED":
+        if record["status"] != "FINISHED" and run.info.status == "FINISHED":
             continue  # a failure does not push out the last success
-        _delete(client, run)
+        for each in (*children, run):  # by its parent a child is found, should this be interrupted
+            if each.info.status == "RUNNING":
+                client.set_terminated(each.info.run_id, "KILLED")
+            _delete(client, each)
 
 
 def _experiment(client: Any, uri: str, name: str) -> str:
@@ -120,9 +122,11 @@ def _experiment(client: Any, uri: str, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _predecessors(client: Any, experiment: str, tags: dict[str, str]) -> list[Any]:
-    """Runs and child runs of the same stage and defense."""
-    same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in ("stage", "scenario", "defense"))
+def _predecessors(
+    client: Any, experiment: str, tags: dict[str, str]
+) -> list[tuple[Any, list[Any]]]:
+    """Runs of the same stage and defense, each with its child runs, whatever those are tagged."""
+    same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in ("stage", "scenario"))
     found: list[Any] = []
     page = None
     while True:
@@ -130,7 +134,12 @@ def _predecessors(client: Any, experiment: str, tags: dict[str, str]) -> list[An
         found += page
         page = page.token
         if not page:
-            return found
+            break
+    children: dict[str, list[Any]] = {}
+    for run in found:
+        children.setdefault(run.data.tags.get(_PARENT, ""), []).append(run)
+    own = [run for run in children.get("", []) if run.data.tags.get("defense") == tags["defense"]]
+    return [(run, children.get(run.info.run_id, [])) for run in own]
 
 
 def _is_dead(run: Any) -> bool:
@@ -147,7 +156,7 @@ def _create(
     from mlflow.entities import Metric, Param
 
     tags = record["tags"] | {"host": platform.node(), "pid": str(os.getpid())}
-    tags |= {"mlflow.parentRunId": parent} if parent else {}
+    tags |= {_PARENT: parent} if parent else {}
     start, end = (int(1000 * record[key]) for key in ("start", "end"))
     run = client.create_run(experiment, start, tags, record["name"]).info.run_id
     points = [(key, value, 0) for key, value in record["metrics"].items()]

@@ -8,7 +8,7 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
-WATCHED = ("benchmark", "stages", "params.yaml", "dvc.yaml")
+WATCHED = ("benchmark", "stages", "params.yaml", "dvc.yaml", "requirements.txt")
 """What changes numbers: uncommitted changes elsewhere do not make a result dirty."""
 
 

@@ -1,8 +1,8 @@
 """From scored images to ranks: the strongest attack on every operating point, and ties as ties.
 
 Leakage is compared at one checkpoint and attacked batch size, over the same victims for all. A
-victim that the strongest attack did not recover counts as leaked all the same where its optimiser
-failed: the audit credits a defense with nothing else than evidence that ran out.
+victim that the strongest attack did not recover counts as leaked all the same where the audit
+does not credit the defense with it: it credits nothing else than evidence that ran out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmark.metrics.stats import CrossFit, cross_fit, rank_groups, rate_inter
 
 POINT = ["defense", "point"]
 PLACE = ["checkpoint", "batch_size"]
+IMAGE = ["seed", "victim", "image"]
 SCORED = ("ok", "timeout", "unsupported")
 """Statuses that do not hold a ranking back: an unsupported cell has its reason."""
 
@@ -28,6 +29,7 @@ def rank(
     training: pd.DataFrame,
     seeds: Sequence[int],
     own_readings: Mapping[str, bool],
+    local_steps: int,
     *,
     confidence: float,
     bootstrap: int,
@@ -39,6 +41,7 @@ def rank(
         cells, victims, training: the scenario's tables.
         seeds: all that a complete row has.
         own_readings: defense -> whether it has adaptive readings beyond the generic ones.
+        local_steps: batches behind one message.
     """
     rows: list[dict[str, Any]] = []
     for place, here in cells.groupby(PLACE, sort=False):
@@ -61,7 +64,7 @@ def rank(
             }
             if defense != "none" and not own_readings.get(str(defense), False):
                 row["flags"].append("generic-only")
-            if batch_size == 1:
+            if batch_size * local_steps == 1:
                 row["flags"].append("probe")
             if credited is not None:
                 leakage[len(group)] = credited
@@ -82,6 +85,7 @@ def _row(
     row: dict[str, Any] = {
         "flags": flags, "n": 0, "status": "failed" if missing else "ok", "verdict": "",
         "rank_lo": None, "rank_hi": None, "share_failed": None, "share_exhausted": None,
+        "share_uncredited": None,
         "floor_success": None, "floor_psnr": None,
         "adaptive_attack": "", "adaptive_evidence": "",
     }  # fmt: skip
@@ -92,10 +96,7 @@ def _row(
         flags.append("missing-cells")
     if images.empty:
         return row, None
-    images = images.assign(
-        column=images["attack"] + "/" + images["evidence"],
-        credited=audit.uncredited(images["success"], images["verdict"].tolist()),
-    )
+    images = images.assign(column=images["attack"] + "/" + images["evidence"])
     for side, chosen in (
         ("oblivious", images[images["knowledge"] == "oblivious"]),
         ("adaptive", images),
@@ -122,10 +123,13 @@ def _row(
         "share_exhausted": found[audit.EXHAUSTED],
         "verdict": audit.summary(picked["verdict"].tolist()),
     }
-    if row["share_failed"] > audit.TOLERANCE:
+    credit = audit.credit(images).loc[pd.MultiIndex.from_frame(picked[IMAGE])].to_numpy()
+    picked = picked.assign(uncredited=(picked["success"] == 0) & ~credit)
+    row["share_uncredited"] = float(picked["uncredited"].mean())
+    if row["share_uncredited"] > audit.TOLERANCE:
         flags.append("unproven")
-    credited = picked.groupby(["seed", "victim"])["credited"].mean()
-    return row, None if missing else credited
+    leaked = (picked["success"] + picked["uncredited"]).groupby([picked["seed"], picked["victim"]])
+    return row, None if missing else leaked.mean()
 
 
 def _strongest(images: pd.DataFrame, folds: int) -> tuple[CrossFit, pd.DataFrame]:
@@ -149,12 +153,17 @@ def _strongest(images: pd.DataFrame, folds: int) -> tuple[CrossFit, pd.DataFrame
 def _place(
     group: list[dict[str, Any]], leakage: Mapping[int, pd.Series], confidence: float
 ) -> None:
-    """Fill in the ranks of one checkpoint, unless even no defense does not exceed the floor."""
+    """Fill in the ranks of one checkpoint, unless its control rules them out.
+
+    Without a defense the attacks must work: where even the truth does not explain the message
+    (``broken-control``), or nothing exceeds the floor (``no-headroom``), nobody is ranked; where
+    their optimisers fail, everybody's row says so (``weak-control``).
+    """
     control = next((row for row in group if row["defense"] == "none"), None)
-    clear = control is not None and control["verdict"] in (audit.OK, audit.EXHAUSTED)
-    if clear and control and control["adaptive_lo"] <= control["floor_success"]:
-        for row in group:
-            row["flags"].append("no-headroom")
+    ruling = None if control is None else _ruling(control)
+    for row in group:
+        row["flags"] += [ruling] if ruling else []
+    if ruling in ("broken-control", "no-headroom"):
         return
     everyone = max((values.index for values in leakage.values()), key=len, default=None)
     comparable = {}
@@ -167,6 +176,15 @@ def _place(
     ranks = rank_groups(comparable, level=confidence)
     for name, (lo, hi) in ranks.items():
         group[int(name)]["rank_lo"], group[int(name)]["rank_hi"] = lo, hi
+
+
+def _ruling(control: Mapping[str, Any]) -> str | None:
+    if control["verdict"] == audit.BROKEN:
+        return "broken-control"
+    if control["verdict"] == audit.FAILED:
+        return "weak-control"
+    low = control["adaptive_lo"]
+    return "no-headroom" if low is not None and low <= control["floor_success"] else None
 
 
 def _utility(training: pd.DataFrame, defense: str, point: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ CELLS = (
 VICTIMS = (
     "scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "seed",
     "batch_size", "victim", "image", "psnr", "ssim", "mse", "success", "identified",
-    "floor_psnr", "floor_success", "verdict", "loss_guess", "loss_truth",
+    "floor_psnr", "floor_success", "verdict", "loss_guess", "loss_truth", "accurate",
 )  # fmt: skip
 
 RANKING = (
@@ -52,7 +52,8 @@ RANKING = (
     "oblivious_success", "oblivious_lo", "oblivious_hi",
     "adaptive_success", "adaptive_lo", "adaptive_hi", "adaptive_attack", "adaptive_evidence",
     "adaptive_psnr_median", "oblivious_psnr_median", "floor_success", "floor_psnr",
-    "share_failed", "share_exhausted", "verdict", "flags", "rank_lo", "rank_hi",
+    "share_failed", "share_exhausted", "share_uncredited", "verdict", "flags",
+    "rank_lo", "rank_hi",
     "accuracy_global", "accuracy_personal", "epsilon", "uplink_bytes", "downlink_bytes",
     "bytes_to_target", "status",
     "client_seconds",

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.campaign import read_transcripts, readable
+from benchmark.campaign import readable
 from benchmark.data.preparation import read_public, read_training
 from benchmark.federated.observation import read_truth
+from benchmark.federated.transcript import read
 from benchmark.metrics import audit, floor, privacy
 from benchmark.metrics.stats import per_victim, rate_interval
 from benchmark.randomness import seed_of
@@ -78,7 +79,7 @@ class _Known:
     """What all cells of a sheet share: the truth, its readings, and the guesses without attack."""
 
     def __init__(self, sheet: Sheet) -> None:
-        self.readings = readable(read_transcripts(sheet.transcripts))
+        self.readings = readable(read(sheet.transcripts))
         self.truth = read_truth(sheet.truth)
         setting = next(iter(self.readings.values()))[0].setting
         self.undefended = setting.defense.name == "none"
@@ -130,6 +131,7 @@ def _score_cell(sheet: Sheet, record: Mapping[str, Any], known: _Known) -> list[
     best_floor = np.fmax(known.without, swapped)
     losses = _losses(sheet, record, known, tensors)
     each = guesses.shape[1]
+    noisy = known.readings[record["evidence"]][0].noisy
     rows = []
     for index in range(len(matched)):
         victim, image = divmod(index, each)
@@ -149,6 +151,7 @@ def _score_cell(sheet: Sheet, record: Mapping[str, Any], known: _Known) -> list[
                 "verdict": audit.verdict(success, loss_guess, loss_truth, known.undefended),
                 "loss_guess": loss_guess,
                 "loss_truth": loss_truth,
+                "accurate": int(noisy or loss_truth < audit.ACCURATE_LOSS),
             }
         )
     return rows

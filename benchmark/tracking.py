@@ -15,12 +15,12 @@ import json
 import math
 import os
 import re
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.provenance import commit
 from benchmark.session import fresh_folder
 
 ROOT = Path(".leakboard/tracking")
@@ -117,7 +117,7 @@ def tracked(
         params: may be nested; written as dotted names.
         deliver: send everything kept to MLflow afterwards; None: if the stage took long.
     """
-    tags = {"stage": stage, "scenario": scenario, "defense": defense, "git_commit": _commit()}
+    tags = {"stage": stage, "scenario": scenario, "defense": defense, "git_commit": commit()}
     run = Run("/".join(filter(None, (stage, defense))), params or {}, tags)
     start, status = time.monotonic(), "FINISHED"
     try:
@@ -160,13 +160,3 @@ def _keep(run: Run, status: str, name: str) -> None:
 def _key(name: object) -> str:
     """MLflow's alphabet for names, less the slash."""
     return re.sub(r"[^\w.: -]", "_", str(name), flags=re.ASCII)[:250] or "_"
-
-
-def _commit() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()

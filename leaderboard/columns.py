@@ -13,13 +13,17 @@ from leaderboard import display
 from leaderboard.board import Scenario
 
 FLAGS: Mapping[str, str] = {
-    "probe": "attacked with one image per step, the easiest case for an attacker",
+    "probe": "attacked with one image per message, the easiest case for an attacker",
     "generic-only": "no reading sharpened for this defense has been tried yet, only the generic"
     " adaptive ones, so low leakage is not evidence of safety",
-    "unproven": "too many of the attacks on it failed for reasons of their own; the ranks count"
-    " what they missed as leaked",
+    "unproven": "what the attacks missed is not credited to it, because optimisers failed or no"
+    " reading describes its messages; the ranks count that as leaked",
     "no-headroom": "at this checkpoint even no defense leaks no more than the floor, so nobody is"
     " ranked",
+    "weak-control": "at this checkpoint the attacks fail even without a defense more often than"
+    " one time in ten, so protection here says little",
+    "broken-control": "at this checkpoint even the truth does not explain an undefended message:"
+    " the attacks are broken, so nobody is ranked",
     "missing-cells": "some attacks on it ended without a result, so it is not ranked",
 }
 VERDICTS: Mapping[str, str] = {
@@ -308,6 +312,7 @@ _FRAME = (
     "adaptive_lo", "adaptive_hi", "floor_success", "adaptive_attack", "adaptive_evidence",
     "knowledge", "adaptive_psnr_median", "floor_psnr", "oblivious_success", "oblivious_lo",
     "oblivious_hi", "oblivious_psnr_median", "verdict", "share_failed", "share_exhausted",
+    "share_uncredited",
     "flags", "accuracy_global", "accuracy_personal", "epsilon", "delta", "privacy_unit",
     "adversary", "uplink_bytes", "downlink_bytes", "bytes_to_target", "target_accuracy",
     "status", "client_seconds",

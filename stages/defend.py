@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmark.config import load_params
 from benchmark.session import fresh_folder, locked, main
+from benchmark.tracking import tracked
 from benchmark.workers import one_thread
 from stages.places import artifact
 
@@ -14,6 +15,7 @@ def defend(scenario: str, defense: str) -> None:
     chosen = params.scenarios[scenario]
     with (
         locked(f"defend/{scenario}/{defense}"),
+        tracked(scenario, "defend", defense, {"points": params.defenses[defense].points}),
         one_thread(),
         fresh_folder(artifact(scenario, "transcripts", defense)) as transcripts,
         fresh_folder(artifact(scenario, "truth", defense)) as truth,
@@ -27,10 +29,10 @@ def defend(scenario: str, defense: str) -> None:
         models = artifact(scenario, "models", defense)
         for point, fields in params.defenses[defense].points.items():
             setting = setting_of(scenario, chosen, public, defense, fields)
-            for seed in params.seeds:
+            for place, seed in enumerate(params.seeds):
                 states = models / point / str(seed)
                 run = Run(scenario, defense, point, seed)
-                observe(run, chosen, setting, private, states, transcripts, truth)
+                observe(run, chosen, setting, private, place, states, transcripts, truth)
 
 
 if __name__ == "__main__":

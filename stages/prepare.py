@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from benchmark.config import load_params
 from benchmark.session import fresh_folder, locked, main
+from benchmark.tracking import tracked
 from stages.places import artifact
 
 
@@ -14,12 +15,12 @@ def prepare(scenario: str) -> None:
     from benchmark.data.preparation import prepare as write
 
     params = load_params()
-    with locked(f"prepare/{scenario}"), ExitStack() as stack:
+    with locked(f"prepare/{scenario}"), tracked(scenario, "prepare"), ExitStack() as stack:
         folders = [
             stack.enter_context(fresh_folder(artifact(scenario, kind)))
             for kind in ("public", "train", "private")
         ]
-        write(scenario, params.scenarios[scenario], *folders)
+        write(scenario, params.scenarios[scenario], len(params.seeds), *folders)
 
 
 if __name__ == "__main__":

@@ -218,8 +218,8 @@ class Attack:
 
 _DESCRIPTION = ("title", "cite", "url", "summary")
 _REGISTRY: dict[str, Attack] = {}
-# Modules of this package that are parts of attacks, not attacks.
-_PARTS = {"base", "engine", "labels", "objectives", "optimisation", "optimisers", "priors"}
+PARTS = ("base", "engine", "labels", "objectives", "optimisation", "optimisers", "priors")
+"""Modules of this package that are parts of attacks, not attacks."""
 
 A = TypeVar("A", bound=Attack)
 
@@ -242,7 +242,7 @@ def names() -> list[str]:
     import benchmark.attacks
 
     found = {m.name for m in pkgutil.iter_modules(benchmark.attacks.__path__)}
-    return sorted((found - _PARTS) | set(_REGISTRY))
+    return sorted((found - set(PARTS)) | set(_REGISTRY))
 
 
 def get(name: str) -> Attack:

@@ -60,23 +60,34 @@ class Private:
     labels: Tensor
     secret: str
 
-    def victims(self, seed: int, count: int, each: int) -> tuple[Tensor, Tensor]:
+    def victims(self, place: int, count: int, each: int) -> tuple[Tensor, Tensor]:
         """``count`` victims of ``each`` images: pixels [V, N, C, H, W] and labels [V, N].
 
-        Seeds below the number of blocks that the report split holds share no image.
+        Neighbours have the same labels, so that each can stand in for the other. The ``place`` of
+        a seed among all seeds decides which images it gets; no two places share one.
+
+        Raises:
+            DataError: there are not enough images for that many seeds.
         """
         block = count * each
-        blocks = len(self.labels) // block
-        start = (seed % blocks) * block
-        rows = slice(start, start + block)
+        rows = torch.arange(place * block, (place + 1) * block)
+        if len(self.labels) < (place + 1) * block:
+            raise DataError(
+                f"report: {len(self.labels)} images, but the victims of {place + 1} seeds "
+                f"need {(place + 1) * block}"
+            )
+        if count % 2 == 0:  # of each pair of images, one goes to one neighbour, one to the other
+            rows = rows.view(count // 2, each, 2).transpose(1, 2).reshape(-1)
         return (
             self.images[rows].unflatten(0, (count, each)),
             self.labels[rows].unflatten(0, (count, each)),
         )
 
 
-def prepare(name: str, scenario: Scenario, public: Path, train: Path, private: Path) -> None:
-    """Write the three folders of the scenario ``name``.
+def prepare(
+    name: str, scenario: Scenario, seeds: int, public: Path, train: Path, private: Path
+) -> None:
+    """Write the three folders of the scenario ``name``, with victims for so many ``seeds``.
 
     Raises:
         DataError: the data is not there, or too small for the scenario.
@@ -85,11 +96,11 @@ def prepare(name: str, scenario: Scenario, public: Path, train: Path, private: P
     parts = split(dataset, scenario.splits, seed_of(scenario.data, "split") % 2**32)
     federation, observation = scenario.federation, scenario.observation
     report = paired(parts["report"], scenario.data)
-    needed = observation.victims * max(observation.batch_sizes) * federation.local_steps
+    needed = seeds * observation.victims * max(observation.batch_sizes) * federation.local_steps
     if needed > len(report):
         raise DataError(
             f"scenarios.{name}.splits.report: {len(report)} images, "
-            f"but {observation.victims} victims need {needed}"
+            f"but {observation.victims} victims of {seeds} seeds need {needed}"
         )
     auxiliary, clients, test = parts["auxiliary"], parts["client"], parts["test"]
     mean, std = auxiliary.moments()

@@ -79,12 +79,13 @@ class Defense:
         """
         return update, memory
 
-    def server_rate(self, rate: float) -> float:
-        """The server's step size where the scenario has ``rate``: a defense may need another."""
+    def shared_rate(self, rate: float) -> float:
+        """The step size of the shared parameters where the scenario has ``rate``: the server's in
+        FedSGD, the clients' local one in FedAvg. A defense may need another."""
         return rate
 
     def message(self, updates: Sequence[Update]) -> list[Update]:
-        """What the server receives from all clients of a round; here, each client's own."""
+        """What the clients of a round send together; here, each its own update."""
         return list(updates)
 
     def guarantee(self, *, rounds: int, rate: float) -> Guarantee | None:
@@ -118,7 +119,7 @@ def register(cls: type[Defense]) -> type[Defense]:
         ValueError: the name is taken, or is not the file's.
     """
     file = cls.__module__.rsplit(".", 1)[-1]
-    if cls.name.replace("-", "_") != file:
+    if cls.name != file:
         raise ValueError(f"defense {cls.name!r} is declared in {file}.py: the names must agree")
     known = _REGISTRY.get(cls.name)
     if known is not None and known.__module__ != cls.__module__:
@@ -131,7 +132,7 @@ def names() -> list[str]:
     """Every defense that has a file here."""
     here = Path(__file__).parent
     files = (path.stem for path in here.glob("[a-z]*.py"))
-    return sorted(name.replace("_", "-") for name in files if name != "base")
+    return sorted(name for name in files if name != "base")
 
 
 def get(name: str) -> type[Defense]:
@@ -142,7 +143,7 @@ def get(name: str) -> type[Defense]:
     """
     if name not in names():
         raise ValueError(f"no defense is called {name!r}; there are {', '.join(names())}")
-    import_module(f"benchmark.defenses.{name.replace('-', '_')}")
+    import_module(f"benchmark.defenses.{name}")
     return _REGISTRY[name]
 
 

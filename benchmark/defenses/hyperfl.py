@@ -94,7 +94,7 @@ class HyperFL(Defense):
             require(value >= 1, f"hyperfl.{field} must be at least 1, not {value}")
         require(self.rate > 0, f"hyperfl.rate must be positive, not {self.rate}")
 
-    def server_rate(self, rate: float) -> float:
+    def shared_rate(self, rate: float) -> float:
         """Smaller by ``rate``: a step on the hypernetwork moves the weights it makes by more."""
         return rate * self.rate
 

@@ -88,6 +88,7 @@ class Evidence:
         terms: what ``predict`` returns must explain.
         hidden: variables optimised jointly with the images.
         linear: weight and bias gradients of linear layers, for closed forms.
+        noisy: whether known noise is all that keeps the truth from explaining the terms.
         labels: ``given`` by the setting, ``unknown`` (the attack infers or optimises them), or
             ``eliminated`` (the prediction does not depend on them).
     """
@@ -102,6 +103,7 @@ class Evidence:
     hidden: Mapping[str, Hidden] = field(default_factory=dict)
     reveal: Reveal = reveal_nothing
     linear: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    noisy: bool = False
     labels: Literal["given", "unknown", "eliminated"] = "unknown"
     given: Tensor | None = None
     """int64 [N], only where ``labels`` is ``given``."""

@@ -18,4 +18,6 @@ def resimulated(transcript: Transcript) -> Evidence:
     variance = torch.tensor((defense.noise * defense.clip) ** 2)
     value = dict(transcript.message)
     term = Term(value=value, variance=dict.fromkeys(value, variance), kind="value")
-    return reread(transcript, "resimulated", predict=predict_protected, terms={"update": term})
+    return reread(
+        transcript, "resimulated", predict=predict_protected, terms={"update": term}, noisy=True
+    )

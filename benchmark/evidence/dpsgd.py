@@ -61,4 +61,5 @@ def clipped(transcript: Transcript) -> Evidence:
         knowledge="adaptive",
         predict=predict_clipped,
         terms={"update": term},
+        noisy=True,
     )

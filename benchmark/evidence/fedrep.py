@@ -63,7 +63,7 @@ def predict_trunk(
         if setting.algorithm == "fedsgd":
             return {"update": slope}
         moved = {name: setting.local_lr * slope[name] for name in weights}
-        weights = {name: weights[name] - moved[name] for name in weights}
+        weights = {name: weights[name] - data["gain"] * moved[name] for name in weights}
         total = {name: total[name] + moved[name] for name in weights}
     return {"update": total}
 
@@ -103,20 +103,28 @@ def reveal_upstream(
         images = truth["images"][rows]
         arriving = grad(loss)(functional_call(trunk, weights, (images,)))
         found.append(arriving)
-        moved = _trunk_gradient(setting, weights, images, arriving)
-        weights = {n: weights[n] - setting.local_lr * moved[n] for n in weights}
+        slope = _trunk_gradient(setting, weights, images, arriving)
+        step_size = data["gain"] * setting.local_lr
+        weights = {n: weights[n] - step_size * slope[n] for n in weights}
     return {"upstream": torch.cat(found) / data["scale"]}
 
 
 def trunk_evidence(
-    transcript: Transcript, weights: Tensors, observed: Tensors, name: str
+    transcript: Transcript,
+    weights: Tensors,
+    observed: Tensors,
+    name: str,
+    gain: float | Tensor = 1.0,
 ) -> Evidence:
-    """Evidence on a trunk's ``weights`` from its ``observed`` update, both named as in it."""
+    """Evidence on a trunk's ``weights`` from its ``observed`` update, both named as in it.
+
+    ``gain`` is how much farther than their observed update the weights move in a local step.
+    """
     setting = transcript.setting
     trunk, _ = split(setting)
     layer, cut = list(trunk.named_children())[-1]
     bias = observed[f"{layer}.bias"]
-    data: dict[str, Any] = {"trunk": dict(weights)}
+    data: dict[str, Any] = {"trunk": dict(weights), "gain": torch.as_tensor(gain)}
     hidden = {}
     if setting.images == 1 and isinstance(cut, nn.Linear):
         data["upstream"] = bias.unsqueeze(0)

@@ -51,4 +51,6 @@ def generated_gradient(transcript: Transcript) -> dict[str, Tensor]:
 def identity(transcript: Transcript) -> Evidence:
     """Undo the hypernetwork by its bias identity, and eliminate head and labels."""
     weights, observed = generated(transcript), generated_gradient(transcript)
-    return trunk_evidence(transcript, weights, observed, "identity")
+    # a step on W and b moves theta = W f + b by 1 + |f|^2 times its gradient
+    gain = 1 + code(transcript).square().sum()
+    return trunk_evidence(transcript, weights, observed, "identity", gain)

@@ -2,7 +2,9 @@
 
 Every row of the encoder's weight gradient is its bias gradient times the features, whatever noise
 was drawn behind it: for one image the ratio gives the features exactly (Phong et al., 2017,
-arXiv:1706.04970, Proposition 3). Leaving the noisy layers out is the attack of Scheliga et al.,
+arXiv:1706.04970, Proposition 3). And the bias gradient, passed back through the encoder's known
+weights, is the loss's gradient at the features: with it the layers in front are predicted without
+noise, head or label. Leaving the noisy layers out is the attack of Scheliga et al.,
 arXiv:2208.04767.
 """
 
@@ -14,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
+from torch.func import functional_call, grad
 
 from benchmark.evidence.base import Evidence, Tensors, Term, reads
-from benchmark.evidence.generic import oblivious, predict_update
+from benchmark.evidence.generic import oblivious
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
 
@@ -26,35 +28,57 @@ def predict_features(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The features of the guess, which no noise has touched."""
-    weights = {
-        name.removeprefix("features."): tensor
-        for name, tensor in data["shared"].items()
-        if name.startswith("features.")
-    }
-    features = functional_call(skeleton(setting).features, weights, (guess["images"],))
+    model = skeleton(setting).features
+    features = functional_call(model, _features(data["shared"]), (guess["images"],))
     return {"features": {"features": features}}
 
 
-def predict_both(
+def predict_upstream(
+    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
+) -> dict[str, Tensors]:
+    """The update in front of the bottleneck, for the gradient known to arrive at the features."""
+    model = skeleton(setting).features
+
+    def product(weights: dict[str, Tensor]) -> Tensor:
+        return (functional_call(model, weights, (guess["images"],)) * data["upstream"]).sum()
+
+    update = grad(product)(_features(data["shared"]))
+    return {"update": {f"features.{name}": tensor for name, tensor in update.items()}}
+
+
+def predict_joint(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The update in front of the bottleneck, and the features."""
     return {
-        **predict_update(setting, guess, hidden, data),
+        **predict_upstream(setting, guess, hidden, data),
         **predict_features(setting, guess, hidden, data),
     }
 
 
-def ratio(weight: Tensor, bias: Tensor) -> Tensor:
+def _features(weights: Tensors) -> dict[str, Tensor]:
+    """The weights in front of the bottleneck, named as the feature extractor names them."""
+    return {
+        name.removeprefix("features."): tensor
+        for name, tensor in weights.items()
+        if name.startswith("features.")
+    }
+
+
+def ratio(weight: Tensor, bias: Tensor, noise: float = 0.0) -> Tensor:
     """A linear layer's input [1, in], from its gradients for one image.
 
-    Least squares over all rows, so that independent noise on the rows averages out. Gradients
-    of any size will do; where they are zero nothing is known of the input, and it is given as 0.
+    Least squares over all rows, so that independent noise on the rows averages out; noise of the
+    known standard deviation ``noise`` on the bias gradient would shrink the estimate, and what it
+    adds to the gradient's energy is taken off. Gradients of any size will do; where they are zero
+    nothing is known of the input, and it is given as 0.
     """
     size = bias.abs().max()
     size = torch.where(size > 0, size, 1.0)
     rows = bias / size  # squares of small gradients would vanish
-    return ((weight / size).T @ rows / rows.square().sum().clamp_min(1.0)).unsqueeze(0)
+    energy = rows.square().sum().clamp_min(1.0)
+    signal = torch.maximum(energy - len(bias) * (noise / size) ** 2, 0.1 * energy)
+    return ((weight / size).T @ rows / signal).unsqueeze(0)
 
 
 def in_front(transcript: Transcript) -> Term:
@@ -63,12 +87,15 @@ def in_front(transcript: Transcript) -> Term:
     return Term(value={n: t for n, t in message.items() if n.startswith("features.")})
 
 
-def encoder_features(transcript: Transcript) -> Term | None:
-    """The features by the encoder's ratio; None where several images share the message."""
+def encoder_features(transcript: Transcript, noise: float = 0.0) -> Term | None:
+    """The features by the encoder's ratio; None where several images share the message.
+
+    ``noise`` is the standard deviation of what was added to the encoder's gradients.
+    """
     if transcript.setting.images > 1:
         return None
     message = transcript.message
-    features = ratio(message["encoder.weight"], message["encoder.bias"])
+    features = ratio(message["encoder.weight"], message["encoder.bias"], noise)
     return Term(value={"features": features}, kind="value")
 
 
@@ -89,13 +116,35 @@ def features(transcript: Transcript) -> Evidence | None:
 
 
 @reads("precode")
+def upstream(transcript: Transcript) -> Evidence | None:
+    """Match the layers in front of the bottleneck with the gradient that its encoder passed on."""
+    arriving = passed_on(transcript)
+    if arriving is None:
+        return None
+    evidence = _reading(transcript, "upstream", update=in_front(transcript))
+    data = {"shared": evidence.data["shared"], "upstream": arriving}
+    return replace(evidence, predict=predict_upstream, data=data, labels="eliminated", given=None)
+
+
+@reads("precode")
 def joint(transcript: Transcript) -> Evidence | None:
     """Match the layers in front of the bottleneck and the features that the encoder gives away."""
-    term = encoder_features(transcript)
-    if term is None:
+    evidence, term = upstream(transcript), encoder_features(transcript)
+    if evidence is None or term is None:
         return None
-    evidence = _reading(transcript, "joint", update=in_front(transcript), features=term)
-    return replace(evidence, predict=predict_both)
+    terms = {**evidence.terms, "features": term}
+    return replace(evidence, name="joint", predict=predict_joint, terms=terms)
+
+
+def passed_on(transcript: Transcript) -> Tensor | None:
+    """The loss's gradient [1, D] at the features, from the encoder's bias gradient.
+
+    Known for one image and one step, whatever noise and labels were behind the encoder.
+    """
+    if transcript.setting.images > 1:
+        return None
+    weight, bias = transcript.broadcast["encoder.weight"], transcript.message["encoder.bias"]
+    return (weight.T @ bias).unsqueeze(0)
 
 
 def _reading(transcript: Transcript, name: str, **terms: Term) -> Evidence:

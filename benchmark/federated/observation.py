@@ -32,11 +32,15 @@ def observe(
     scenario: Scenario,
     setting: Setting,
     private: Private,
+    place: int,
     states: Path,
     transcripts: Path,
     truth: Path,
 ) -> None:
-    """Write transcripts and truth of one run, whose checkpoints are in ``states``."""
+    """Write transcripts and truth of one run, whose checkpoints are in ``states``.
+
+    ``place`` is the seed's among all seeds, see :meth:`Private.victims`.
+    """
     for checkpoint in scenario.federation.checkpoints:
         state = states / f"{checkpoint}.safetensors"
         if not state.exists():
@@ -44,7 +48,7 @@ def observe(
         for size in scenario.observation.batch_sizes:
             name = transcripts_file(run.point, run.seed, checkpoint, size)
             _observe(
-                run, scenario, setting.with_batch_size(size), private, checkpoint, state,
+                run, scenario, setting.with_batch_size(size), private, place, checkpoint, state,
                 transcripts / name, truth / name,
             )  # fmt: skip
 
@@ -54,13 +58,14 @@ def _observe(
     scenario: Scenario,
     setting: Setting,
     private: Private,
+    place: int,
     checkpoint: str,
     state: Path,
     transcripts: Path,
     truth: Path,
 ) -> None:
     count = scenario.observation.victims
-    images, labels = private.victims(run.seed, count, setting.images)
+    images, labels = private.victims(place, count, setting.images)
     weights, clients = load_state(state, setting, scenario.federation.clients)
     down = encode(weights)
     broadcast = Update(decode(down, schema(setting)))
@@ -71,11 +76,13 @@ def _observe(
         inputs = setting.normalise(images[victim]).split(setting.batch_size)
         batches = list(zip(inputs, labels[victim].split(setting.batch_size), strict=True))
         rng = generator(private.secret, run, checkpoint, setting.batch_size, victim)
-        messages.append(encode(client.round(broadcast, batches, rng)))
+        (sent,) = setting.defense.message([client.round(broadcast, batches, rng)])
+        messages.append(encode(sent))
         senders.append(sender)
         revealed.append(client.revealed)
     facts = {"defense": run.defense, "point": run.point, "seed": run.seed, "checkpoint": checkpoint}
-    granted = labels if setting.labels_given else None
+    # which labels, not which step they came in: the server does not see the order
+    granted = labels.sort(dim=1).values if setting.labels_given else None
     transcript.write(transcripts, setting, down, messages, senders, granted, facts)
     sealed = {"images": images.contiguous(), "labels": labels.contiguous()}
     for name in revealed[0]:

@@ -111,7 +111,7 @@ def simulate(
     weights, clients = start(setting, len(parts), seed, secret)
     rate = protocol.learning_rate
     if setting.algorithm == "fedsgd":  # in FedAvg the clients step, at the setting's local_lr
-        rate = setting.defense.server_rate(rate)
+        rate = setting.defense.shared_rate(rate)
     server = Server(weights, rate, protocol.momentum)
     shares = [_label_shares(part.labels, setting.classes) for part in parts]
     judge = _judge(setting, test, shares)
@@ -122,17 +122,18 @@ def simulate(
     names = schema(setting)
     for number in range(1, protocol.rounds + 1):
         down = _sendable(server.weights, number)
-        received, up, seconds = [], 0, 0.0
+        updates, seconds = [], 0.0
         for index, (client, part) in enumerate(zip(clients, parts, strict=True)):
             broadcast = Update(decode(down, names))
             batches = draw_batches(setting, part, (setting.scenario, seed, index, number), secret)
             private = generator(secret, "round", seed, index, number)
             began = time.perf_counter()
-            message = _sendable(client.round(broadcast, batches, private), number)
+            updates.append(client.round(broadcast, batches, private))
             seconds += time.perf_counter() - began
-            up += len(message)
-            received.append(Update(decode(message, names)))
-        server.step(setting.defense.message(received))
+        began = time.perf_counter()
+        messages = [_sendable(u, number) for u in setting.defense.message(updates)]
+        seconds += time.perf_counter() - began
+        server.step([Update(decode(message, names)) for message in messages])
         last = number == protocol.rounds
         if last or number % protocol.evaluate_every == 0:
             accuracy, loss = judge(server.weights, clients)
@@ -141,7 +142,7 @@ def simulate(
         count = len(parts)
         yield Observation(
             number, server.weights, clients, accuracy, loss,
-            up / count, float(len(down)), seconds / count,
+            sum(map(len, messages)) / count, float(len(down)), seconds / count,
         )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from benchmark.federated.simulation import (
     simulate,
 )
 from benchmark.federated.update import Update
+from benchmark.metrics.bandwidth import bytes_to_target
 from benchmark.records import write_json
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def setting_of(
         std=tuple(public.facts["std"]),
         algorithm=federation.algorithm,
         local_steps=federation.local_steps,
-        local_lr=federation.learning_rate if local_lr is None else built.server_rate(local_lr),
+        local_lr=federation.learning_rate if local_lr is None else built.shared_rate(local_lr),
         private_lr=federation.private_learning_rate,
         batch_size=federation.batch_size,
         labels_given=scenario.observation.side.labels,
@@ -205,7 +206,12 @@ def summary(
         "epsilon": guarantee.epsilon if guarantee else None,
         "uplink_bytes": sum(s.uplink for s in rounds) / len(rounds),
         "downlink_bytes": sum(s.downlink for s in rounds) / len(rounds),
-        "bytes_to_target": bytes_to_target(seen, federation.target_accuracy, federation.clients),
+        "bytes_to_target": bytes_to_target(
+            [(s.round, s.accuracy) for s in seen if s.accuracy is not None],
+            federation.target_accuracy,
+            [[round(s.uplink * federation.clients)] for s in rounds],
+            [[round(s.downlink * federation.clients)] for s in rounds],
+        ),
         "rounds": federation.rounds,
         "delta": guarantee.delta if guarantee else None,
         "privacy_unit": guarantee.unit if guarantee else "",
@@ -213,16 +219,6 @@ def summary(
         "target_accuracy": federation.target_accuracy,
         "client_seconds": sum(s.seconds for s in rounds) / len(rounds),
     }
-
-
-def bytes_to_target(seen: list[Observation], target: float, clients: int) -> float | None:
-    """Bytes up and down of all clients until ``target`` was first measured; None if never."""
-    total = 0.0
-    for observation in seen:
-        total += clients * (observation.uplink + observation.downlink)
-        if observation.accuracy is not None and observation.accuracy >= target:
-            return total
-    return None
 
 
 def curves(seen: list[Observation]) -> dict[str, list[tuple[int, float]]]:

@@ -7,17 +7,22 @@ does, and still did not find it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike
+if TYPE_CHECKING:
+    import pandas as pd
 
 OK, EXHAUSTED, FAILED, BROKEN = "ok", "evidence-exhausted", "optimiser-failed", "broken-attack"
 
 TOLERANCE = 0.1
 """Share of a cell's images that may fall short before the cell's verdict says so."""
 
-RESOLUTION = 1e-7
-"""Losses below this are equal: one minus a cosine has no finer steps in float32."""
+RESOLUTION = 1e-9
+"""Losses below this are equal: optimisers stop about there, and float32 goes little farther."""
+
+ACCURATE_LOSS = 1e-3
+"""A reading describes the message where the truth's loss is below this, unless it is declared that
+known noise alone keeps the truth from explaining it."""
 
 BROKEN_LOSS = 1e-6
 """Without a defense the truth must explain the evidence; above this loss it does not."""
@@ -60,6 +65,27 @@ def summary(verdicts: Sequence[str]) -> str:
     return OK
 
 
-def uncredited(success: ArrayLike, verdicts: Sequence[str]) -> np.ndarray:
-    """Leakage [n] that a defense must be assumed to have: recovered, or not credited for it."""
-    return np.maximum(np.asarray(success, float), [v in (FAILED, BROKEN) for v in verdicts])
+def credit(images: pd.DataFrame) -> pd.Series:
+    """Whether a defense is credited with a private image that was not recovered.
+
+    It is where some reading that describes the message was exhausted by an attack, and no such
+    reading was left with failed optimisers alone: what a wrong description of the message, or a
+    weak search, does not find is no protection.
+
+    Args:
+        images: rows of victims.csv for one operating point and checkpoint.
+
+    Returns:
+        bool, indexed by (seed, victim, image).
+    """
+    image = ["seed", "victim", "image"]
+    told = images[images["accurate"] == 1]
+    outcome = (
+        told.assign(exhausted=told["verdict"] == EXHAUSTED, found=told["success"] == 1)
+        .groupby([*image, "evidence"])[["exhausted", "found"]]
+        .any()
+    )
+    outcome["stuck"] = ~outcome["exhausted"] & ~outcome["found"]
+    each = outcome.groupby(level=image)[["exhausted", "stuck"]].any()
+    every = images.groupby(image).size().index
+    return (each["exhausted"] & ~each["stuck"]).reindex(every, fill_value=False)

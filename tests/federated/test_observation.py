@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from benchmark.campaign import readable
+from benchmark.data.datasets import DataError
 from benchmark.data.preparation import read_private
 from benchmark.federated.observation import read_truth
 from benchmark.federated.training import Run, load_state, save_state
@@ -128,6 +129,23 @@ def test_every_defense_meets_the_same_victims(small: board.Board) -> None:
                 assert torch.equal(one["labels"], two["labels"])
 
 
+def test_neighbours_have_the_same_labels(small: board.Board) -> None:
+    """Each stands in for the other where a floor is measured; they share no image."""
+    private = read_private(small.artifacts / "private")
+    pixels, labels = private.victims(0, 4, 3)
+    for first, second in ((0, 1), (2, 3)):
+        assert torch.equal(labels[first], labels[second])
+    assert len(torch.unique(pixels.flatten(0, 1).flatten(1), dim=0)) == 12
+
+
+def test_granted_labels_do_not_tell_the_order(small: board.Board) -> None:
+    seen = read(small.file("transcripts", "none", "init", 2))
+    truths = read_truth(small.file("truth", "none", "init", 2))
+    for transcript, truth in zip(seen, truths, strict=True):
+        assert transcript.labels is not None
+        assert transcript.labels.tolist() == sorted(truth["labels"].tolist())
+
+
 def test_every_point_and_checkpoint_draws_its_own_noise(small: board.Board) -> None:
     draws = [
         truth["noise.bottleneck"]
@@ -139,11 +157,13 @@ def test_every_point_and_checkpoint_draws_its_own_noise(small: board.Board) -> N
     assert len(torch.unique(rows, dim=0)) == len(rows)
 
 
-def test_victims_of_a_seed_share_no_image(small: board.Board) -> None:
+def test_victims_of_two_seeds_share_no_image(small: board.Board) -> None:
     private = read_private(small.artifacts / "private")
     seen = [private.victims(seed, 3, 2)[0].flatten(0, 1) for seed in range(3)]
     images = torch.cat(seen).flatten(1)
     assert len(torch.unique(images, dim=0)) == len(images) == 18
+    with pytest.raises(DataError, match="need"):
+        private.victims(len(private.labels) // 6, 3, 2)
     pixels, labels = private.victims(0, 3, 2)
     assert pixels.shape == (3, 2, 1, 8, 8) and labels.shape == (3, 2)
     assert float(pixels.min()) >= 0 and float(pixels.max()) <= 1
