@@ -50,6 +50,7 @@ class Board:
             self.scenario,
             self.setting(defense, fields),
             read_private(self.artifacts / "private"),
+            0,
             self.states(defense, fields),
             self.artifacts / "transcripts" / defense,
             self.artifacts / "truth" / defense,
@@ -119,5 +120,6 @@ def scenario(**observation: Any) -> Scenario:
 def make(root: Path, chosen: Scenario | None = None) -> Board:
     """The three prepared folders."""
     board = Board(root, chosen or scenario())
-    prepare(NAME, board.scenario, *(board.artifacts / p for p in ("public", "train", "private")))
+    folders = (board.artifacts / part for part in ("public", "train", "private"))
+    prepare(NAME, board.scenario, 1, *folders)
     return board

@@ -29,6 +29,7 @@ class Tables:
         evidence: str = "oblivious", verdict: str = "evidence-exhausted", status: str = "ok",
         floor: float = 0.0, seeds: Sequence[int] = SEEDS, checkpoint: str = "init",
         batch_size: int = 1, psnr: float = 5.0, images: int = 1, each: int = EACH,
+        accurate: int = 1,
     ) -> Tables:  # fmt: skip
         """``success``: a share of recovered victims, or 0 and 1 per victim of every seed.
         ``verdict`` is that of those not recovered; ``psnr`` theirs."""
@@ -49,7 +50,7 @@ class Tables:
                         {**key, "knowledge": knowledge, "seed": seed, "victim": victim,
                          "image": image, "success": int(won), "psnr": 40.0 if won else psnr,
                          "verdict": "ok" if won else verdict, "floor_psnr": 9.0,
-                         "floor_success": floor}
+                         "floor_success": floor, "accurate": accurate}
                     )  # fmt: skip
         return self
 
@@ -67,8 +68,8 @@ class Tables:
 
     def ranks(self, **own: bool) -> dict[Any, dict[str, Any]]:
         rows = rank(
-            "s", pd.DataFrame(self.cells), pd.DataFrame(self.victims), self.trained(), SEEDS, own,
-            confidence=0.95, bootstrap=200, folds=5,
+            "s", pd.DataFrame(self.cells), pd.DataFrame(self.victims), self.trained(),
+            SEEDS, own, 1, confidence=0.95, bootstrap=200, folds=5,
         )  # fmt: skip
         found = {row["defense"]: row for row in rows}
         assert len(found) == len(rows)
@@ -193,7 +194,30 @@ def test_without_headroom_nobody_is_ranked() -> None:
 def test_an_attack_that_fails_without_a_defense_is_no_lack_of_headroom() -> None:
     tables = Tables().cell("none", 0.0, verdict="optimiser-failed", floor=0.1).cell("x", 0.0)
     rows = tables.ranks()
-    assert "no-headroom" not in rows["none"]["flags"] and "unproven" in rows["none"]["flags"]
+    assert all("weak-control" in row["flags"] for row in rows.values())
+    assert all("no-headroom" not in row["flags"] for row in rows.values())
+    assert "unproven" in rows["none"]["flags"] and place(rows["x"]) == (1, 1)
+
+
+def test_an_attack_that_is_broken_without_a_defense_ranks_nobody() -> None:
+    rows = Tables().cell("none", 0.9, verdict="broken-attack").cell("x", 0.0).ranks()
+    assert all(place(row) == (None, None) for row in rows.values())
+    assert all("broken-control" in row["flags"] for row in rows.values())
+
+
+def test_only_readings_that_describe_the_message_earn_credit() -> None:
+    """An exhausted description that the truth itself does not fit proves nothing."""
+    tables = Tables().cell("none").cell("proven", 0.0)
+    tables.cell("misread", 0.0, accurate=0)
+    tables.cell("read", 0.0, accurate=0).cell("read", 0.0, evidence="band")
+    tables.cell("stuck", 0.0).cell("stuck", 0.0, evidence="band", verdict="optimiser-failed")
+    tables.cell("tried", 0.0, verdict="optimiser-failed").cell("tried", 0.0, attack="dlg")
+    rows = tables.ranks()
+    assert [n for n, r in rows.items() if "unproven" in r["flags"]] == ["misread", "stuck"]
+    for name in ("proven", "read", "tried"):
+        assert place(rows[name]) == (1, 3) and rows[name]["share_uncredited"] == 0.0
+    for name in ("misread", "stuck"):
+        assert place(rows[name]) == (4, 6) and rows[name]["share_uncredited"] == 1.0
 
 
 def test_flags_say_what_a_row_rests_on() -> None:
@@ -216,8 +240,8 @@ def test_checkpoints_are_ranked_apart() -> None:
     tables = Tables().cell("none").cell("x", 0.0)
     tables.cell("none", checkpoint="late").cell("x", 1.0, checkpoint="late")
     rows = rank(
-        "s", pd.DataFrame(tables.cells), pd.DataFrame(tables.victims), tables.trained(), SEEDS, {},
-        confidence=0.95, bootstrap=100, folds=5,
+        "s", pd.DataFrame(tables.cells), pd.DataFrame(tables.victims), tables.trained(),
+        SEEDS, {}, 1, confidence=0.95, bootstrap=100, folds=5,
     )  # fmt: skip
     ranks = {(r["checkpoint"], r["defense"]): place(r) for r in rows}
     assert ranks[("init", "x")] == (1, 1) and ranks[("late", "x")] == (1, 2)

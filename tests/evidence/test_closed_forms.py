@@ -217,6 +217,21 @@ def test_the_encoders_ratio_is_the_features_whatever_was_drawn(defense: Defense)
         assert error(victim, read(victim, "joint"), "features") < 1e-5
 
 
+def test_the_encoder_passes_on_what_arrives_at_the_features() -> None:
+    """The layers in front are predicted without draw, head or label, up to the noise on them."""
+    for victim in tiny.observe(tiny.setting_of(PRECODES[0]), 3):
+        evidence = read(victim, "upstream")
+        assert evidence.labels == "eliminated" and not evidence.hidden
+        assert error(victim, evidence) < 1e-5
+        assert max(losses(victim, evidence)) < 1e-6
+        assert max(losses(victim, read(victim, "joint"))) < 1e-6
+    for victim in tiny.observe(tiny.setting_of(PRECODES[1]), 3):
+        evidence = read(victim, "upstream")
+        term, predicted = evidence.terms["update"], at_truth(victim, evidence)["update"]
+        gap = torch.cat([(term.value[n] - predicted[n]).flatten() for n in term.value])
+        assert evidence.noisy and float(gap.std()) == pytest.approx(0.5, rel=0.05)
+
+
 def test_the_features_of_several_images_are_not_read_off_a_ratio() -> None:
     for defense in PRECODES:
         (victim,) = tiny.observe(tiny.setting_of(defense, batch_size=2))

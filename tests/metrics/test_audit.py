@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
+import pandas as pd
 import pytest
 
 from benchmark.metrics.audit import (
@@ -15,9 +15,9 @@ from benchmark.metrics.audit import (
     OK,
     RESOLUTION,
     TOLERANCE,
+    credit,
     shares,
     summary,
-    uncredited,
     verdict,
 )
 from benchmark.records import VERDICTS
@@ -79,6 +79,35 @@ def test_a_cells_verdict_is_its_gravest(counts: dict[str, int], expected: str) -
     assert summary([name for name, count in counts.items() for _ in range(count)]) == expected
 
 
-def test_leakage_is_what_was_recovered_or_never_disproved() -> None:
-    found = uncredited([1, 0, 0, 0, 1], [OK, EXHAUSTED, FAILED, BROKEN, BROKEN])
-    assert np.array_equal(found, [1, 0, 1, 1, 1])
+def credited(*readings: tuple[str, str, int, int]) -> bool:
+    """Of one image: (evidence, verdict, whether recovered, whether the reading is accurate)."""
+    rows = [
+        {"seed": 0, "victim": 1, "image": 0, "evidence": name, "verdict": said, "success": won,
+         "accurate": accurate}
+        for name, said, won, accurate in readings
+    ]  # fmt: skip
+    found = credit(pd.DataFrame(rows))
+    assert list(found.index) == [(0, 1, 0)]
+    return bool(found.iloc[0])
+
+
+def test_credit_needs_an_accurate_reading_that_ran_out() -> None:
+    assert credited(("a", EXHAUSTED, 0, 1))
+    assert not credited(("a", EXHAUSTED, 0, 0))
+    assert not credited(("a", FAILED, 0, 1))
+    assert not credited(("a", BROKEN, 0, 1))
+
+
+def test_an_accurate_reading_whose_optimisers_failed_takes_the_credit_away() -> None:
+    assert not credited(("a", EXHAUSTED, 0, 1), ("b", FAILED, 0, 1))
+    assert credited(("a", EXHAUSTED, 0, 1), ("b", FAILED, 0, 0))
+    assert credited(("a", EXHAUSTED, 0, 1), ("a", FAILED, 0, 1)), "another attack got there"
+    assert not credited(("a", EXHAUSTED, 0, 0), ("b", FAILED, 0, 0))
+
+
+def test_credit_is_image_by_image() -> None:
+    rows = pd.DataFrame(
+        {"seed": [0, 0, 1], "victim": [0, 1, 0], "image": 0, "evidence": "a", "success": 0,
+         "verdict": [EXHAUSTED, FAILED, EXHAUSTED], "accurate": [1, 1, 0]}
+    )  # fmt: skip
+    assert credit(rows).to_dict() == {(0, 0, 0): True, (0, 1, 0): False, (1, 0, 0): False}
