@@ -104,7 +104,7 @@ def test_an_attack_depends_on_transcripts_and_public_data_only(stages):
     assert attacks
     for stage in attacks.values():
         scenario, defense = stage["cmd"].split()[-2:]
-        data = {dep for dep in stage["deps"] if not dep.startswith(("stages", "benchmark"))}
+        data = {dep for dep in stage["deps"] if dep.startswith("artifacts")}
         home = f"artifacts/{scenario}"
         assert data == {f"{home}/public", f"{home}/transcripts/{defense}"}
         assert not SEALED & {part for dep in data for part in Path(dep).parts}

@@ -1,0 +1,117 @@
+"""What is wrong is said in one line, and what was there stays as it was."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from typing import Any
+
+import pytest
+
+RESULTS = ("leaderboard/results", "leaderboard/site", "leaderboard/tables")
+
+
+def _set(params: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(params)
+    *parents, last = key.split(".")
+    at: Any = changed
+    for part in parents:
+        at = at[part]
+    at[last] = value
+    return changed
+
+
+@pytest.fixture(scope="module")
+def board(first, computed):
+    yield computed
+    computed.params = first.board.params
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "says"),
+    [
+        ("train", "defenses.dgp.points.paper.drop_larges", 0.1,
+         ["defenses.dgp", "'drop_larges'", "allowed: drop_largest, drop_smallest"]),
+        ("train", "entrants.digits", ["none", "dgpp"],
+         ["entrants.digits", "'dgpp'", "did you mean dgp?", "hyperfl"]),
+        ("train", "defenses.dgp.points.paper.drop_largest", 1.5,
+         ["dgp.drop_largest", "[0, 1)", "1.5"]),
+        ("train", "scenarios.digits.federation.checkpoints.early", 5,
+         ["scenarios.digits.federation.checkpoints.early", "5", "round 4"]),
+        ("attack", "scenarios.digits.attacks", ["igg"],
+         ["scenarios.digits.attacks", "'igg'", "dlg", "ig"]),
+        ("attack", "attacks.ig.iterations", 0, ["attacks.ig.iterations", "at least 1", "0"]),
+        ("defend", "seeds", "all", ["seeds", "'all'"]),
+    ],
+)  # fmt: skip
+def test_a_stage_names_the_key_and_what_is_allowed(first, board, stage, key, value, says):
+    board.params = _set(first.board.params, key, value)
+    before = board.snapshot("artifacts", "leaderboard")
+    code, said = board.call(f"stages.{stage}", "digits", "dgp")
+    assert code == 2
+    assert said.count("\n") == 1 and said.startswith(f"python -m stages.{stage}: "), said
+    assert all(words in said for words in says), said
+    assert board.snapshot("artifacts", "leaderboard") == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("entrants.digits", ["none", "dgpp"], "entrants.digits: 'dgpp'"),
+        ("defenses.dgp.points.paper.drop_largest", 1.5, "dgp.drop_largest must be in [0, 1)"),
+    ],
+)
+def test_dvc_stops_there_and_nothing_is_lost(first, board, key, value, says):
+    cells, results = board.cells(), board.snapshot(*RESULTS)
+    board.params = _set(first.board.params, key, value)
+    code, said = board.call("dvc", "repro")
+    assert code != 0 and "Traceback" not in said
+    own = [line for line in said.splitlines() if line.startswith("python -m stages.")]
+    assert len(own) == 1 and says in own[0], said
+    assert board.snapshot(*RESULTS) == results
+    # mended: DVC has what it took away, nothing is computed again
+    board.params = first.board.params
+    assert not [stage for stage in board.repro() if "prepare" not in stage]
+    assert board.cells() == cells
+    assert board.snapshot(*RESULTS) == results
+
+
+def test_scores_that_fail_leave_the_last_ones(board):
+    guesses = next((board / "artifacts/digits/guesses/none").rglob("*.safetensors"))
+    whole = guesses.read_bytes()
+    guesses.write_bytes(whole[: len(whole) // 2])
+    before = board.snapshot("artifacts/digits/scores", *RESULTS)
+    code, said = board.call("stages.score", "digits")
+    assert code == 2 and said.count("\n") == 1, said
+    assert board.snapshot("artifacts/digits/scores", *RESULTS) == before
+    assert not list((board / ".leakboard/drafts").iterdir())
+    guesses.write_bytes(whole)
+
+
+def test_scores_that_break_the_schema_are_not_published(board, tmp_path):
+    """The second scenario's are broken: the first one's must not be copied either."""
+    digits, fedavg = (board / f"artifacts/{name}/scores" for name in ("digits", "digits-fedavg"))
+    shutil.copytree(digits, tmp_path / "digits")
+    shutil.copytree(fedavg, tmp_path / "fedavg")
+    catalog = digits / "catalog.json"
+    catalog.write_text(catalog.read_text().replace("Handwritten digits", "Changed digits"))
+    cells = fedavg / "cells.csv"
+    cells.write_text(cells.read_text().replace("psnr_median", "psnr_middle", 1))
+    before = board.snapshot(*RESULTS)
+    code, said = board.call("stages.publish")
+    assert code == 2 and said.count("\n") == 1 and "cells.csv" in said, said
+    assert board.snapshot(*RESULTS) == before
+    for target, kept in ((digits, "digits"), (fedavg, "fedavg")):
+        shutil.rmtree(target)
+        shutil.copytree(tmp_path / kept, target)
+
+
+def test_published_results_replace_what_was_there(board):
+    stray = board / "leaderboard/results/gone/cells.csv"
+    stray.parent.mkdir()
+    stray.write_text("of a scenario that is no more\n")
+    shutil.rmtree(board / "leaderboard/results/digits")
+    code, said = board.call("stages.publish")
+    assert code == 0, said
+    found = {path.name for path in (board / "leaderboard/results").iterdir()}
+    assert found == {"digits", "digits-fedavg"}
