@@ -23,7 +23,7 @@ OUT = "artifacts/digits/guesses/dgp"
 @pytest.fixture(scope="module")
 def board(computed):
     params = computed.params
-    params["attacks"]["ig"]["iterations"] = 150
+    params["attacks"]["ig"]["iterations"] = 80
     computed.params = params
     return computed
 
