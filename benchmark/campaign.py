@@ -14,13 +14,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from benchmark import provenance
 from benchmark.cells import Store, digest, library_versions, source_digest
 from benchmark.execution import Failure, run
-from benchmark.naming import guesses_file
+from benchmark.naming import artifact, guesses_file, transcripts_file
 from benchmark.randomness import seed_of
+
+if TYPE_CHECKING:
+    from benchmark.config import Params
 
 HERE = Path(__file__).parent
 
@@ -42,6 +47,34 @@ class Task:
     limit: float | None = None
     """Seconds a cell may take; its best guess by then counts, with status ``timeout``."""
     only: str | None = None
+
+
+def plan(
+    params: Params, scenario: str, defense: str, store: Path, limit: float | None
+) -> list[Task]:
+    """One task per attack and file of transcripts of one defense."""
+    chosen = params.scenarios[scenario]
+    places = product(
+        chosen.attacks, params.defenses[defense].points, params.seeds,
+        chosen.federation.checkpoints, chosen.observation.batch_sizes,
+    )  # fmt: skip
+    return [
+        Task(
+            key={
+                "scenario": scenario, "defense": defense, "point": point, "seed": seed,
+                "checkpoint": checkpoint, "batch_size": size, "attack": name,
+            },
+            transcripts=artifact(scenario, "transcripts", defense)
+            / transcripts_file(point, seed, checkpoint, size),
+            public=artifact(scenario, "public"),
+            fields=params.attacks[name].fields,
+            provenance=provenance.summary(),
+            store=store,
+            limit=limit,
+        )
+        for name, point, seed, checkpoint, size in places
+        if checkpoint in (params.attacks[name].checkpoints or (checkpoint,))
+    ]  # fmt: skip
 
 
 UNSENT = {

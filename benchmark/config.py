@@ -33,6 +33,9 @@ class Side(Section):
     """What the server is granted beyond messages."""
 
     labels: bool
+    """The labels behind each message."""
+    order: bool = False
+    """With several local steps, also which labels belong to which step."""
 
 
 class Federation(Section):
@@ -121,6 +124,17 @@ class Params(Section):
     defenses: dict[Name, Defense] = Field(min_length=1)
     attacks: dict[Name, Attack]
     scoring: Scoring = Scoring()
+
+    def entered(self, scenario: str, defense: str | None = None) -> Scenario:
+        """The scenario of that name, in which ``defense`` takes part.
+
+        Raises:
+            ParamsError: there is no such scenario or entrant.
+        """
+        choose("scenario", scenario, self.entrants)
+        if defense is not None:
+            choose(f"entrants.{scenario}", defense, self.entrants[scenario])
+        return self.scenarios[scenario]
 
 
 def load_params(path: Path | str = "params.yaml", package: Path = PACKAGE) -> Params:

@@ -1,4 +1,4 @@
-"""File names of transcripts, truth and guesses, below one defense's folder."""
+"""Where artifacts lie, and what transcripts, truth and guesses are called."""
 
 from __future__ import annotations
 
@@ -20,3 +20,9 @@ def guesses_file(cell: Mapping[str, Any]) -> Path:
     return transcripts.with_name(
         f"{transcripts.stem}--{cell['attack']}--{cell['evidence']}.safetensors"
     )
+
+
+def artifact(scenario: str, kind: str = "", defense: str = "") -> Path:
+    """The folder of one kind of artifact: public, train, private, models, transcripts, truth,
+    guesses or scores; those between private and scores have one folder per defense."""
+    return Path("artifacts") / scenario / kind / defense

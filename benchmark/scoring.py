@@ -6,9 +6,11 @@ is made here, from the guesses alone: nothing that an attack reports about its o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +26,11 @@ from benchmark.federated.observation import read_truth
 from benchmark.federated.transcript import read
 from benchmark.metrics import audit, floor, privacy
 from benchmark.metrics.stats import per_victim, rate_interval
+from benchmark.naming import artifact, transcripts_file
 from benchmark.randomness import seed_of
 
 if TYPE_CHECKING:
-    from benchmark.config import Scoring
+    from benchmark.config import Params, Scoring
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,38 @@ class Sheet:
     attacks: Mapping[str, Mapping[str, Any]] = field(hash=False)
     tau: float
     scoring: Scoring
+
+
+def plan(params: Params, scenario: str, tau: float) -> list[Sheet]:
+    """One sheet per file of transcripts, in the order of params.yaml."""
+    chosen, sheets = params.scenarios[scenario], []
+    for defense in params.entrants[scenario]:
+        guesses = artifact(scenario, "guesses", defense)
+        cells = json.loads((guesses / "cells.json").read_text(encoding="utf-8"))
+        for point, seed, checkpoint, size in product(
+            params.defenses[defense].points, params.seeds,
+            chosen.federation.checkpoints, chosen.observation.batch_sizes,
+        ):  # fmt: skip
+            key = {
+                "scenario": scenario, "defense": defense, "point": point, "seed": seed,
+                "checkpoint": checkpoint, "batch_size": size,
+            }  # fmt: skip
+            name = transcripts_file(point, seed, checkpoint, size)
+            sheets.append(
+                Sheet(
+                    key=key,
+                    transcripts=artifact(scenario, "transcripts", defense) / name,
+                    truth=artifact(scenario, "truth", defense) / name,
+                    guesses=guesses,
+                    public=artifact(scenario, "public"),
+                    train=artifact(scenario, "train"),
+                    cells=[c for c in cells if all(c[k] == v for k, v in key.items())],
+                    attacks={name: params.attacks[name].fields for name in chosen.attacks},
+                    tau=tau,
+                    scoring=params.scoring,
+                )
+            )
+    return sheets
 
 
 def threshold(public: Path, train: Path, minimum: float) -> float:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from benchmark.config import load_params
+from benchmark.naming import artifact
 from benchmark.session import fresh_folder, locked, main
 from benchmark.tracking import tracked
 from benchmark.workers import one_thread
-from stages.places import artifact
 
 
 def defend(scenario: str, defense: str) -> None:
     """Write transcripts and truth of one defense."""
     params = load_params()
-    chosen = params.scenarios[scenario]
+    chosen = params.entered(scenario, defense)
     with (
         locked(f"defend/{scenario}/{defense}"),
         tracked(scenario, "defend", defense, {"points": params.defenses[defense].points}),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from benchmark.config import load_params
+from benchmark.naming import artifact
 from benchmark.session import fresh_folder, locked, main
 from benchmark.tracking import tracked
-from stages.places import artifact
 
 
 def prepare(scenario: str) -> None:
@@ -15,12 +15,13 @@ def prepare(scenario: str) -> None:
     from benchmark.data.preparation import prepare as write
 
     params = load_params()
+    chosen = params.entered(scenario)
     with locked(f"prepare/{scenario}"), tracked(scenario, "prepare"), ExitStack() as stack:
         folders = [
             stack.enter_context(fresh_folder(artifact(scenario, kind)))
             for kind in ("public", "train", "private")
         ]
-        write(scenario, params.scenarios[scenario], len(params.seeds), *folders)
+        write(scenario, chosen, len(params.seeds), *folders)
 
 
 if __name__ == "__main__":

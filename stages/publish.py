@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 
 from benchmark.config import load_params
+from benchmark.naming import artifact
 from benchmark.records import TABLES, read_table
 from benchmark.session import fresh_folder, locked, main
 from leaderboard.build import build
-from stages.places import RESULTS, artifact
+from stages.places import RESULTS
 
 
 def publish() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from benchmark.config import load_params
 from benchmark.execution import Failure, run
+from benchmark.naming import artifact
 from benchmark.session import StageError, fresh_folder, locked, main
 from benchmark.tracking import tracked
-from stages.places import RUNS, artifact
+from stages.places import RUNS
 
 Job = tuple[str, str, str, int]
 
@@ -18,6 +19,7 @@ Job = tuple[str, str, str, int]
 def train(scenario: str, defense: str) -> None:
     """Write the checkpoints and measurements of one defense."""
     params = load_params()
+    params.entered(scenario, defense)
     points = params.defenses[defense].points
     jobs = [(scenario, defense, point, seed) for point in points for seed in params.seeds]
     with (

@@ -81,9 +81,9 @@ def _observe(
         senders.append(sender)
         revealed.append(client.revealed)
     facts = {"defense": run.defense, "point": run.point, "seed": run.seed, "checkpoint": checkpoint}
-    # which labels, not which step they came in: the server does not see the order
-    granted = labels.sort(dim=1).values if setting.labels_given else None
-    transcript.write(transcripts, setting, down, messages, senders, granted, facts)
+    granted = labels if scenario.observation.side.order else labels.sort(dim=1).values
+    told = granted if setting.labels_given else None
+    transcript.write(transcripts, setting, down, messages, senders, told, facts)
     sealed = {"images": images.contiguous(), "labels": labels.contiguous()}
     for name in revealed[0]:
         sealed[f"revealed.{name}"] = torch.stack([each[name] for each in revealed])

@@ -60,7 +60,8 @@ def test_one_defenses_parameters_concern_its_own_stages(computed):
     params["defenses"]["dgp"]["points"]["paper"]["drop_smallest"] = 0.5
     computed.params = params
     assert computed.repro() == [
-        "train@digits-dgp", "defend@digits-dgp", "attack@digits-dgp", "score@digits", "publish",
+        "check", "train@digits-dgp", "defend@digits-dgp", "attack@digits-dgp", "score@digits",
+        "publish",
     ]  # fmt: skip
     assert computed.snapshot("artifacts/digits-fedavg", "artifacts/digits/guesses/none") == kept
     assert cells.items() <= computed.cells().items()
@@ -112,8 +113,7 @@ def test_a_defense_in_one_file_joins(computed):
     computed.params = params
     ran = computed.repro()
     own = [f"{stage}@digits-{name}" for stage in ("train", "defend", "attack")]
-    # prepare is where the list of entrants is checked; what it writes stays the same
-    assert ran == ["prepare@digits", *own, "score@digits", "publish"]
+    assert ran == ["check", *own, "score@digits", "publish"]
     assert before.items() <= computed.cells().items()
 
     cells, ranking = _results(computed), _results(computed, table="ranking.csv")

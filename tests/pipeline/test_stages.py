@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("prepare", "train", "defend", "attack", "score", "publish")
+KINDS = ("check", "prepare", "train", "defend", "attack", "score", "publish")
 SEALED = {"truth", "private", "models", "train", "scores"}
 MEASURED = {"seconds"}
 
@@ -55,7 +55,8 @@ def test_the_stages_read_like_the_picture(stages, graph):
         assert all(KINDS.index(_kind(b)) < KINDS.index(_kind(name)) for b in before), name
     direct = {_kind(name): {_kind(b) for b in before} for name, before in graph.items()}
     assert direct == {
-        "prepare": set(),
+        "check": set(),
+        "prepare": {"check"},
         "train": {"prepare"},
         "defend": {"prepare", "train"},
         "attack": {"prepare", "defend"},

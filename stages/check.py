@@ -1,0 +1,26 @@
+"""Refuse wrong parameters before anything runs, also those that no stage would come to read."""
+
+from __future__ import annotations
+
+from benchmark.config import load_params
+from benchmark.records import write_text
+from benchmark.session import main
+from stages.places import CHECKED
+
+
+def check() -> None:
+    """Read params.yaml and build every defense and attack that it describes."""
+    from benchmark.attacks.base import get
+    from benchmark.defenses.base import build
+
+    params = load_params()
+    for name, defense in params.defenses.items():
+        for fields in defense.points.values():
+            build(name, fields)
+    for name, attack in params.attacks.items():
+        get(name).configured(**attack.fields)
+    write_text(CHECKED, "params.yaml was read and makes sense\n")
+
+
+if __name__ == "__main__":
+    main(check)
