@@ -166,7 +166,7 @@ def _summary(scenario: Scenario) -> list[tuple[str, str]]:
     if seeds:
         found.append(("Seeds", str(seeds)))
     if not display.missing(facts.get("tau")):
-        found.append(("Recovered above", f"{display.setting(facts['tau'])} dB"))
+        found.append(("Recovered above", f"{display.decibel(facts['tau'])} dB"))
     return found
 
 
