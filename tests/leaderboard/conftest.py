@@ -337,6 +337,7 @@ def _ranking(
             "floor_psnr": 12.34,
             "share_failed": 0.0,
             "share_exhausted": 1 - adaptive,
+            "share_uncredited": 0.0,
             "verdict": "ok" if adaptive > 0.5 else "evidence-exhausted",
             "flags": ";".join(flags),
             "rank_lo": None,
