@@ -150,6 +150,7 @@ def entering(reader: Reader, sentences: Tensor) -> Tensor:
 def _reader(evidence: Evidence) -> Reader:
     """The public model's layers with the weights that were broadcast."""
     from benchmark.models.base import build
+    from benchmark.models.transformer import Reader
 
     setting = evidence.setting
     model = build(setting.model, setting.shape, setting.classes, setting.vocabulary)
@@ -157,7 +158,8 @@ def _reader(evidence: Evidence) -> Reader:
         for name, parameter in model.named_parameters():
             if name in evidence.data["shared"]:
                 parameter.copy_(evidence.data["shared"][name])
-    return model.features  # type: ignore[return-value]
+    assert isinstance(model.features, Reader)
+    return model.features
 
 
 DAGER = register(

@@ -296,6 +296,7 @@ def load_window(path: Path, client: int) -> list[bytes]:
     """A client's last messages that :func:`save_state` kept, oldest first."""
     prefix = f"client.{client}.sent."
     with safe_open(path, "pt") as file:
+        # the open file is no mapping: it cannot be walked without keys()
         names = sorted(name for name in file.keys() if name.startswith(prefix))  # noqa: SIM118
         return [as_bytes(file.get_tensor(name)) for name in names]
 
