@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ def assemble(
     """
     from benchmark.data.preparation import read_public
 
+    board = params.board(name)
     cells = [row for own, _, _ in tables for row in own]
     write_table(folder / "cells.csv", cells)
     write_table(folder / "victims.csv", [row for _, own, _ in tables for row in own])
@@ -82,8 +83,8 @@ def assemble(
     scored = read_table(folder / "victims.csv")
     ranking = rank(
         name, read_table(folder / "cells.csv"), scored, read_table(folder / "training.csv"),
-        read_table(folder / "saturation.csv"), params.seeds, _facts(params.entrants[name]),
-        params.scenarios[name].federation.local_steps,
+        read_table(folder / "saturation.csv"), board.seeds, _facts(board.entrants),
+        board.federation.local_steps,
         confidence=params.scoring.confidence,
         bootstrap=params.scoring.bootstrap,
         folds=params.scoring.folds,
@@ -93,7 +94,7 @@ def assemble(
     facts = read_public(sources.public).facts
     write_json(folder / "provenance.json", origin(params, facts, cells))
     index = hang(
-        ranking, scored, params.seeds[0], sources.pictures(), folder / "gallery", judge_of(facts)
+        ranking, scored, board.seeds[0], sources.pictures(), folder / "gallery", judge_of(facts)
     )
     write_json(folder / "gallery" / "index.json", index)
     _track(ranking, cells, index, folder / "gallery", tracking)
@@ -157,7 +158,7 @@ def _training(record: Mapping[str, Any]) -> dict[str, Any]:
     return row | {"epsilon": float("inf") if row["epsilon"] is None else row["epsilon"]}
 
 
-def _facts(entrants: Sequence[str]) -> dict[str, list[str]]:
+def _facts(entrants: Iterable[str]) -> dict[str, list[str]]:
     """Flags that a defense has whatever came of it."""
     from benchmark.defenses.base import get
     from benchmark.evidence.base import readings

@@ -9,7 +9,6 @@ tensor is JSON beside it. Nothing here reads the truth.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark import provenance
 from benchmark.cells import Store, digest, library_versions, source_digest
+from benchmark.entries import entry_path
 from benchmark.execution import Failure, run
 from benchmark.metrics.selection import Candidate, explains, select
 from benchmark.naming import artifact, guesses_file, transcripts_file
 from benchmark.randomness import seed_of
 
 if TYPE_CHECKING:
-    from benchmark.config import Params
+    from benchmark.config import Scenario
 
 HERE = Path(__file__).parent
 
@@ -52,16 +52,15 @@ class Task:
     only: str | None = None
     first: int | None = None
     """How many victims are attacked; None for all."""
+    look: bool = False
+    """Only tell what is there: a cell that would have to be computed is ``absent``."""
 
 
-def plan(
-    params: Params, scenario: str, defense: str, store: Path, limit: float | None
-) -> list[Task]:
-    """One task per attack and file of transcripts of one defense."""
-    chosen = params.scenarios[scenario]
+def plan(scenario: str, board: Scenario, store: Path, limit: float | None) -> list[Task]:
+    """One task per attack and file of transcripts of a board."""
     places = product(
-        chosen.attacks, params.defenses[defense].points, params.seeds,
-        chosen.federation.checkpoints, chosen.observation.batch_sizes,
+        board.attacks.items(), board.points, board.seeds,
+        board.federation.checkpoints, board.observation.batch_sizes,
     )  # fmt: skip
     return [
         Task(
@@ -72,15 +71,15 @@ def plan(
             transcripts=artifact(scenario, "transcripts", defense)
             / transcripts_file(point, seed, checkpoint, size),
             public=artifact(scenario, "public"),
-            fields=params.attacks[name].fields,
+            fields=attack.fields,
             provenance=provenance.summary(),
             store=store,
             limit=limit,
-            knowledge=params.attacks[name].knowledge,
+            knowledge=attack.knowledge,
         )
-        for name, point, seed, checkpoint, size in places
-        if checkpoint in (params.attacks[name].checkpoints or (checkpoint,))
-        and size in (params.attacks[name].batch_sizes or (size,))
+        for (name, attack), (defense, point), seed, checkpoint, size in places
+        if checkpoint in (attack.checkpoints or (checkpoint,))
+        and size in (attack.batch_sizes or (size,))
     ]  # fmt: skip
 
 
@@ -122,7 +121,7 @@ ENSEMBLE = "auto"
 
 
 def saturation(
-    params: Params, tasks: Sequence[Task], records: Sequence[Mapping[str, Any]]
+    board: Scenario, tasks: Sequence[Task], records: Sequence[Mapping[str, Any]]
 ) -> list[Task]:
     """Tasks that spend larger budgets on a few victims of the first seed.
 
@@ -132,11 +131,11 @@ def saturation(
         tasks: of :func:`plan`.
         records: what came of them, with their cells.
     """
-    if params.saturation is None:
+    if board.saturation is None:
         return []
-    count, found = params.saturation.victims, []
+    count, found = board.saturation.victims, []
     for task in tasks:
-        if task.key["attack"] != ENSEMBLE or task.key["seed"] != params.seeds[0]:
+        if task.key["attack"] != ENSEMBLE or task.key["seed"] != board.seeds[0]:
             continue
         own = [r for r in records if "cell" in r and task.key.items() <= r.items()]
         if own:
@@ -149,7 +148,7 @@ def saturation(
                     only=only,
                     first=count,
                 )
-                for budget in params.saturation.budgets
+                for budget in board.saturation.budgets
             ]
     return found
 
@@ -197,14 +196,12 @@ def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
     return records
 
 
-def keep(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Copy a record's guesses to ``folder``; the record names the file in place of the cell."""
+def listed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as the list of cells has it: its entry of the out in place of the store's cell."""
     kept = {name: value for name, value in record.items() if name != "cell"}
-    kept["file"] = str(guesses_file(record))
+    kept["name"] = str(guesses_file(record))
     if "cell" in record:
-        target = folder / kept["file"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(record["cell"]) / "guesses.safetensors", target)
+        kept["file"] = str(entry_path(Path(), Path(record["cell"]).name) / "guesses.safetensors")
     return kept
 
 
@@ -242,6 +239,8 @@ def _cell(task: Task, chosen: Any, name: str, evidences: list[Any]) -> dict[str,
     key = cell_digest(task, chosen, first)
     late = digest(key, task.limit)  # a cell that was cut short is of this limit alone
     folder = store.get(key) or store.get(late)
+    if folder is None and task.look:
+        return record | {"status": "absent", "reason": ""}
     if folder is None:
         try:
             tensors, made = _compute(task, chosen, evidences)

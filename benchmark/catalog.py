@@ -146,11 +146,10 @@ def catalog(name: str, params: Params, tau: float) -> dict[str, Any]:
     from benchmark.defenses.base import get as defense
     from benchmark.evidence.base import readings
 
-    scenario = params.scenarios[name]
+    scenario = params.board(name)
     federation, observation = scenario.federation, scenario.observation
-    entrants = params.entrants[name]
     described, known = {}, {}
-    for entrant in entrants:
+    for entrant, points in scenario.entrants.items():
         cls = defense(entrant)
         described[entrant] = {
             "title": cls.title,
@@ -159,7 +158,7 @@ def catalog(name: str, params: Params, tau: float) -> dict[str, Any]:
             "summary": cls.summary,
             "note": cls.note,
             "personalised": cls.personalised(),
-            "points": dict(params.defenses[entrant].points),
+            "points": points,
         }
         for entry in readings(entrant):
             known[f"{entrant}/{entry.name}"] = {
@@ -194,7 +193,7 @@ def catalog(name: str, params: Params, tau: float) -> dict[str, Any]:
             "split": observation.split,
             "batch_sizes": list(observation.batch_sizes),
             "side": observation.side.model_dump(),
-            "seeds": list(params.seeds),
+            "seeds": list(scenario.seeds),
             "tau": tau,
         },
         "scoring": params.scoring.model_dump(),
@@ -206,10 +205,10 @@ def catalog(name: str, params: Params, tau: float) -> dict[str, Any]:
                 "url": attack(each).url,
                 "summary": attack(each).summary,
                 "threat": attack(each).threat,
-                "parameters": attack(each).configured(**params.attacks[each].fields).parameters(),
-                "checkpoints": list(params.attacks[each].checkpoints or federation.checkpoints),
+                "parameters": attack(each).configured(**chosen.fields).parameters(),
+                "checkpoints": list(chosen.checkpoints or federation.checkpoints),
             }
-            for each in scenario.attacks
+            for each, chosen in scenario.attacks.items()
         },
         "evidence": known,
         "metrics": METRICS,

@@ -79,7 +79,7 @@ class Store:
 
     def get(self, digest: str) -> Path | None:
         """The cell's folder, to be read only, or None if it is not there."""
-        path = self._path(digest)
+        path = self.path(digest)
         return path if path.is_dir() else None
 
     def put(self, digest: str, writer: Callable[[Path], None]) -> Path:
@@ -92,7 +92,7 @@ class Store:
             ValueError: the writer left something that is neither safetensors nor JSON.
             Exception: whatever the writer raised; nothing is kept then.
         """
-        path = self._path(digest)
+        path = self.path(digest)
         self._unfinished.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=_signature(), dir=self._unfinished))
         try:
@@ -109,7 +109,8 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _path(self, digest: str) -> Path:
+    def path(self, digest: str) -> Path:
+        """Where a cell is, or will be."""
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"{digest!r} is no SHA-256 digest")
         return self.root / digest

@@ -34,6 +34,9 @@ SPLITS = ("client", "test", "auxiliary", "tuning", "report")
 Name = Annotated[str, Field(pattern=NAME)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Rate = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Points = dict[str, dict[str, Any]]
+"""Operating points in the order of the file: name -> all parameters."""
 
 
 class Side(Section):
@@ -88,24 +91,10 @@ class Observation(Section):
     back from round to round: those say what it holds."""
 
 
-class Scenario(Section):
-    """Data, victim model and federated setting of one board."""
-
-    title: str
-    description: str
-    kind: Literal["demo", "ranked"]
-    data: Name
-    splits: dict[Name, Count]
-    """Images of client, test, auxiliary, tuning and report; no image is in two of them."""
-    federation: Federation
-    observation: Observation
-    attacks: tuple[Name, ...] = Field(min_length=1)
-
-
 class Defense(Section):
     """Operating points of one defense, in the order of the file: name -> all its parameters."""
 
-    points: dict[str, dict[str, Any]] = Field(min_length=1)
+    points: Points = Field(min_length=1)
 
 
 class Attack(Section):
@@ -117,6 +106,44 @@ class Attack(Section):
     batch_sizes: tuple[Count, ...] | None = None
     """Of the attacked messages."""
     fields: dict[str, Any]
+
+
+class Saturation(Section):
+    """Whether more evaluations would have helped: larger budgets for a few victims."""
+
+    victims: Count
+    """Of the first seed, per operating point and checkpoint."""
+    budgets: tuple[Literal[3, 10], ...] = Field(min_length=1)
+    """Multiples of the budget that the attack ``auto`` has on the board."""
+
+
+class Scenario(Section):
+    """One board: data, victim model, federated setting, who enters and who attacks.
+
+    In the file ``entrants`` and ``attacks`` may be lists of names, or mappings of names to some of
+    a defense's points, or to further overrides of an attack; ``seeds`` and ``saturation`` that a
+    scenario leaves out are those of the whole file.
+    """
+
+    title: str
+    description: str
+    kind: Literal["demo", "ranked"]
+    data: Name
+    splits: dict[Name, Count]
+    """Images of client, test, auxiliary, tuning and report; no image is in two of them."""
+    federation: Federation
+    observation: Observation
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    entrants: dict[Name, Points] = Field(min_length=1)
+    """Defense -> its operating points on this board."""
+    attacks: dict[Name, Attack] = Field(min_length=1)
+    saturation: Saturation | None = None
+    """None: not measured."""
+
+    @property
+    def points(self) -> list[tuple[str, str]]:
+        """Every entrant's every operating point, in the order of the file."""
+        return [(name, point) for name, points in self.entrants.items() for point in points]
 
 
 class Scoring(Section):
@@ -133,37 +160,26 @@ class Scoring(Section):
     """Of the cross-fitting that picks the strongest attack."""
 
 
-class Saturation(Section):
-    """Whether more evaluations would have helped: larger budgets for a few victims."""
-
-    victims: Count
-    """Of the first seed, per operating point and checkpoint."""
-    budgets: tuple[Literal[3, 10], ...] = Field(min_length=1)
-    """Multiples of the budget that the attack ``auto`` has on the board."""
-
-
 class Params(Section):
     """The whole of params.yaml."""
 
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(min_length=1)
-    entrants: dict[Name, tuple[Name, ...]]
+    boards: tuple[Name, ...] = Field(min_length=1)
+    """The scenarios that the pipeline computes."""
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     scenarios: dict[Name, Scenario] = Field(min_length=1)
     defenses: dict[Name, Defense] = Field(min_length=1)
     attacks: dict[Name, Attack]
     scoring: Scoring = Scoring()
     saturation: Saturation | None = None
-    """None: not measured."""
 
-    def entered(self, scenario: str, defense: str | None = None) -> Scenario:
-        """The scenario of that name, in which ``defense`` takes part.
+    def board(self, name: str) -> Scenario:
+        """The scenario of one of the boards.
 
         Raises:
-            ParamsError: there is no such scenario or entrant.
+            ParamsError: the pipeline does not compute it.
         """
-        choose("scenario", scenario, self.entrants)
-        if defense is not None:
-            choose(f"entrants.{scenario}", defense, self.entrants[scenario])
-        return self.scenarios[scenario]
+        choose("boards", name, self.boards)
+        return self.scenarios[name]
 
 
 def load_params(path: Path | str = "params.yaml", package: Path = PACKAGE) -> Params:
@@ -183,6 +199,12 @@ def load_params(path: Path | str = "params.yaml", package: Path = PACKAGE) -> Pa
     ):
         if key in data:
             data[key] = _section(key, data[key], known, reader)
+    if isinstance(data.get("scenarios"), dict):
+        shared = {name: data.get(name, {}) for name in ("defenses", "attacks")}
+        data["scenarios"] = {
+            name: _in_full(f"scenarios.{name}", entry, data, shared, known_attacks)
+            for name, entry in data["scenarios"].items()
+        }
     params = validated(Params, data)
     _cross_check(params)
     return params
@@ -262,6 +284,71 @@ def _overrides(key: str, entry: dict[str, Any], declared: Declared) -> dict[str,
     return {"fields": _fields(key, fields, optional), **where}
 
 
+def _in_full(
+    key: str,
+    scenario: Any,
+    data: dict[str, Any],
+    shared: dict[str, dict[str, Any]],
+    declared: dict[str, Declared],
+) -> Any:
+    """A scenario with the operating points of its entrants, its attacks' overrides, its seeds."""
+    if not isinstance(scenario, dict):
+        return scenario
+    inherited = {name: data[name] for name in ("seeds", "saturation") if name in data}
+    full = inherited | scenario
+    if "entrants" in full:
+        full["entrants"] = {
+            name: _chosen(f"{key}.entrants.{name}", points, shared["defenses"][name]["points"])
+            for name, points in _named(
+                f"{key}.entrants", full["entrants"], shared["defenses"], tuple, "defenses"
+            )
+        }
+    if "attacks" in full:
+        full["attacks"] = {
+            name: _merged(
+                shared["attacks"][name], _overrides(f"{key}.attacks.{name}", own, declared[name])
+            )
+            for name, own in _named(
+                f"{key}.attacks", full["attacks"], shared["attacks"], dict, "attacks"
+            )
+        }
+    return full
+
+
+def _named(
+    key: str, entry: Any, known: dict[str, Any], kind: type[tuple] | type[dict], section: str
+) -> list[tuple[str, Any]]:
+    """The pairs of a mapping to values of one kind, or a list's names beside empty ones."""
+    if isinstance(entry, tuple):
+        unique(key, entry)
+        for name in entry:
+            choose(key, name, known, f"has no entry under {section}")
+        entry = {name: kind() for name in entry}
+    if not isinstance(entry, dict):
+        raise wrong(key, entry, "must be a list of names, or a mapping of them")
+    for name, own in entry.items():
+        choose(key, name, known, f"has no entry under {section}")
+        if not isinstance(own, kind):
+            what = "a list of its points" if kind is tuple else "a mapping, {} at least"
+            raise wrong(f"{key}.{name}", own, f"must be {what}")
+    return list(entry.items())
+
+
+def _chosen(key: str, wanted: Any, points: dict[str, Any]) -> dict[str, Any]:
+    """Some of a defense's points, all of them where none is named."""
+    if not wanted:
+        return points
+    unique(key, wanted)
+    for name in wanted:
+        choose(key, name, points, "is no operating point")
+    return {name: points[name] for name in wanted}
+
+
+def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """An attack's overrides of the whole file, and a scenario's own over them."""
+    return {**shared, **own, "fields": {**shared["fields"], **own["fields"]}}
+
+
 def _fields(key: str, values: dict[str, Any], declared: Declared) -> dict[str, Any]:
     """The given values as the declared types: an int given for a float becomes one."""
     _keys(key, values, declared.fields)
@@ -280,36 +367,33 @@ def _keys(key: str, values: Iterable[Any], allowed: Iterable[str]) -> None:
 
 def _cross_check(params: Params) -> None:
     """What no single section can know."""
-    unique("seeds", params.seeds)
-    for name, entrants in params.entrants.items():
-        key = f"entrants.{name}"
-        choose("entrants", name, params.scenarios)
-        unique(key, entrants)
-        for entrant in entrants:
-            choose(key, entrant, params.defenses, "has no entry under defenses")
-            if entrant in IMAGES_ONLY and params.scenarios[name].data in TEXTS:
-                raise wrong(key, entrant, "it defends models of images only")
-        if "none" not in entrants:
-            raise wrong(key, entrants, "must have 'none', the undefended run")
+    unique("boards", params.boards)
+    for name in params.boards:
+        choose("boards", name, params.scenarios, "has no entry under scenarios")
     for name, scenario in params.scenarios.items():
-        _check_scenario(f"scenarios.{name}", scenario, params)
+        _check_scenario(f"scenarios.{name}", scenario)
     everywhere = sorted({c for s in params.scenarios.values() for c in s.federation.checkpoints})
     for name, attack in params.attacks.items():
         for checkpoint in attack.checkpoints or ():
             choose(f"attacks.{name}.checkpoints", checkpoint, everywhere)
 
 
-def _check_scenario(key: str, scenario: Scenario, params: Params) -> None:
+def _check_scenario(key: str, scenario: Scenario) -> None:
     choose(f"{key}.data", scenario.data, DATASETS)
     for part in SPLITS:
         if part not in scenario.splits:
             raise wrong(f"{key}.splits", scenario.splits, f"must have {', '.join(SPLITS)}")
     for part in scenario.splits:
         choose(f"{key}.splits", part, SPLITS)
+    unique(f"{key}.seeds", scenario.seeds)
     unique(f"{key}.observation.batch_sizes", scenario.observation.batch_sizes)
-    unique(f"{key}.attacks", scenario.attacks)
-    for attack in scenario.attacks:
-        choose(f"{key}.attacks", attack, params.attacks, "has no entry under attacks")
+    for entrant in scenario.entrants:
+        if entrant in IMAGES_ONLY and scenario.data in TEXTS:
+            raise wrong(f"{key}.entrants", entrant, "it defends models of images only")
+    if "none" not in scenario.entrants:
+        raise wrong(
+            f"{key}.entrants", tuple(scenario.entrants), "must have 'none', the undefended run"
+        )
     choose(f"{key}.federation.model", scenario.federation.model, _models(scenario.data in TEXTS))
     if scenario.data in TEXTS and scenario.federation.server == "malicious":
         raise wrong(f"{key}.federation.server", "malicious", "the imprint block reads images only")

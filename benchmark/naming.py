@@ -25,5 +25,8 @@ def guesses_file(cell: Mapping[str, Any]) -> Path:
 
 def artifact(scenario: str, kind: str = "", defense: str = "") -> Path:
     """The folder of one kind of artifact: public, train, private, models, transcripts, truth,
-    guesses or scores; those between private and scores have one folder per defense."""
+    guesses or scores; transcripts and truth have one folder per defense. All scores lie together,
+    apart from what they were made of."""
+    if kind == "scores":
+        return Path("artifacts") / kind / scenario
     return Path("artifacts") / scenario / kind / defense

@@ -55,11 +55,12 @@ class Progress:
         """The state as one line, after ``elapsed`` seconds."""
         left = "?"
         if self._done:
-            left = _clock(elapsed / self._done * (self._total - self._done))
-        return f"{self._describe}: {self._done}/{self._total}, {_clock(elapsed)} gone, {left} left"
+            left = clock(elapsed / self._done * (self._total - self._done))
+        return f"{self._describe}: {self._done}/{self._total}, {clock(elapsed)} gone, {left} left"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

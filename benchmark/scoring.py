@@ -32,7 +32,11 @@ from benchmark.naming import artifact, transcripts_file
 from benchmark.randomness import seed_of
 
 if TYPE_CHECKING:
-    from benchmark.config import Params, Scoring
+    from benchmark.config import Scenario, Scoring
+
+
+PLACE = ("scenario", "defense", "point", "seed", "checkpoint", "batch_size")
+"""What a file of transcripts is of."""
 
 
 @dataclass(frozen=True)
@@ -57,37 +61,34 @@ class Sheet:
     scoring: Scoring
 
 
-def plan(params: Params, scenario: str, tau: float) -> list[Sheet]:
+def plan(scenario: str, board: Scenario, scoring: Scoring, tau: float) -> list[Sheet]:
     """One sheet per file of transcripts, in the order of params.yaml."""
-    chosen, sheets = params.scenarios[scenario], []
-    for defense in params.entrants[scenario]:
-        guesses = artifact(scenario, "guesses", defense)
-        cells = json.loads((guesses / "cells.json").read_text(encoding="utf-8"))
-        for point, seed, checkpoint, size in product(
-            params.defenses[defense].points, params.seeds,
-            chosen.federation.checkpoints, chosen.observation.batch_sizes,
-        ):  # fmt: skip
-            key = {
-                "scenario": scenario, "defense": defense, "point": point, "seed": seed,
-                "checkpoint": checkpoint, "batch_size": size,
-            }  # fmt: skip
-            name = transcripts_file(point, seed, checkpoint, size)
-            own = [c for c in cells if all(c[k] == v for k, v in key.items())]
-            sheets.append(
-                Sheet(
-                    key=key,
-                    transcripts=artifact(scenario, "transcripts", defense) / name,
-                    truth=artifact(scenario, "truth", defense) / name,
-                    guesses=guesses,
-                    public=artifact(scenario, "public"),
-                    train=artifact(scenario, "train"),
-                    cells=[c for c in own if "budget" not in c],
-                    saturation=[c for c in own if "budget" in c],
-                    attacks={name: params.attacks[name].fields for name in chosen.attacks},
-                    tau=tau,
-                    scoring=params.scoring,
-                )
+    guesses, sheets = artifact(scenario, "guesses"), []
+    cells = json.loads((guesses / "cells.json").read_text(encoding="utf-8"))
+    by_place: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        by_place.setdefault(tuple(cell[name] for name in PLACE), []).append(cell)
+    for (defense, point), seed, checkpoint, size in product(
+        board.points, board.seeds, board.federation.checkpoints, board.observation.batch_sizes
+    ):
+        name = transcripts_file(point, seed, checkpoint, size)
+        values = (scenario, defense, point, seed, checkpoint, size)
+        own = by_place.get(values, [])
+        sheets.append(
+            Sheet(
+                key=dict(zip(PLACE, values, strict=True)),
+                transcripts=artifact(scenario, "transcripts", defense) / name,
+                truth=artifact(scenario, "truth", defense) / name,
+                guesses=guesses,
+                public=artifact(scenario, "public"),
+                train=artifact(scenario, "train"),
+                cells=[c for c in own if "budget" not in c],
+                saturation=[c for c in own if "budget" in c],
+                attacks={name: attack.fields for name, attack in board.attacks.items()},
+                tau=tau,
+                scoring=scoring,
             )
+        )
     return sheets
 
 

@@ -133,6 +133,11 @@ def main(function: Callable[..., None]) -> NoReturn:
     sys.exit(0)
 
 
+def say(line: str) -> None:
+    """One line about long work, beside what tools print."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def end_with_caller() -> None:
     """End this process soon after the program that called it: DVC, killed, leaves stages running.
 

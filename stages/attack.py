@@ -1,44 +1,62 @@
-"""Reconstruct every victim of one defense from its transcripts and public data alone."""
+"""Reconstruct every victim of a board from its transcripts and public data alone."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from benchmark.campaign import Task, attack_transcripts, keep, leftover, plan, saturation
+from benchmark.campaign import Task, attack_transcripts, leftover, listed, plan, saturation
+from benchmark.cells import Store
 from benchmark.config import load_params
-from benchmark.execution import Failure, run
+from benchmark.entries import adopt, place, plan_line
+from benchmark.execution import Failure, choose, run
 from benchmark.naming import artifact
 from benchmark.records import write_json
-from benchmark.session import fresh_folder, locked, main
+from benchmark.session import fresh_folder, locked, main, say
 from benchmark.tracking import tracked
 from stages.places import CELLS
 
 
-def attack(scenario: str, defense: str) -> None:
-    """Write one defense's guesses, and a list of cells with their statuses."""
-    params = load_params()
-    params.entered(scenario, defense)
+def attack(scenario: str) -> None:
+    """Write a board's guesses, and a list of cells with their statuses."""
+    board, out = load_params().board(scenario), artifact(scenario, "guesses")
     limit = os.environ.get("LEAKBOARD_CELL_SECONDS")
-    tasks = plan(params, scenario, defense, CELLS, float(limit) if limit else None)
+    tasks = plan(scenario, board, CELLS, float(limit) if limit else None)
     with (
-        locked(f"attack/{scenario}/{defense}"),
-        tracked(scenario, "attack", defense) as tracking,
-        fresh_folder(artifact(scenario, "guesses", defense)) as folder,
+        locked(f"attack/{scenario}"),
+        tracked(scenario, "attack") as tracking,
+        fresh_folder(out) as folder,
     ):
-        records = _attacked(tasks, f"attack {scenario} {defense}")
-        more = saturation(params, tasks, records)
-        records += _attacked(more, f"larger budgets {scenario} {defense}")
-        cells = [keep(record, folder) for record in records]
-        cells.sort(key=lambda cell: cell["file"])
+        adopt(out, Store(CELLS))
+        records = _attacked(tasks, f"attack {scenario}")
+        more = saturation(board, tasks, records)
+        records += _attacked(more, f"larger budgets {scenario}")
+        place([Path(record["cell"]) for record in records if "cell" in record], folder)
+        cells = sorted(map(listed, records), key=lambda cell: cell["name"])
         write_json(folder / "cells.json", cells)
         statuses = [cell["status"] for cell in cells]
         tracking.log({f"cells_{name}": statuses.count(name) for name in set(statuses)})
 
 
 def _attacked(tasks: list[Task], describe: str) -> list[dict[str, Any]]:
-    records = []
-    for task, done in run(attack_transcripts, tasks, describe=describe):
+    """The records of all tasks' cells: those that are there first, then what is computed."""
+    looks = [replace(task, look=True) for task in tasks]
+    records: list[dict[str, Any]] = []
+    waiting: list[Task] = []
+    missing = 0
+    for look, done in run(attack_transcripts, looks):
+        absent = [] if isinstance(done, Failure) else [r for r in done if r["status"] == "absent"]
+        if isinstance(done, Failure) or absent:
+            waiting.append(replace(look, look=False))
+            missing += len(absent)
+        else:
+            records += done
+    known = [record["seconds"] for record in records if "seconds" in record]
+    line = plan_line("cells", len(records) + missing, missing, known, choose(len(waiting)).workers)
+    say(f"{describe}: {line}")
+    for task, done in run(attack_transcripts, waiting, describe=describe):
         records += leftover(task, done) if isinstance(done, Failure) else done
     return records
 

@@ -17,8 +17,9 @@ def check() -> None:
     for name, defense in params.defenses.items():
         for fields in defense.points.values():
             build(name, fields)
-    for name, attack in params.attacks.items():
-        get(name).configured(**attack.fields)
+    for attacks in (params.attacks, *(board.attacks for board in params.scenarios.values())):
+        for name, attack in attacks.items():
+            get(name).configured(**attack.fields)
     write_text(CHECKED, "params.yaml was read and makes sense\n")
 
 

@@ -1,24 +1,26 @@
-"""Replay one round per victim under one defense: what the server sees, and the sealed truth."""
+"""Replay one round per victim of a board: what the server sees, and the sealed truth."""
 
 from __future__ import annotations
 
+import json
+
 from benchmark.config import load_params
+from benchmark.entries import entry_path
 from benchmark.naming import artifact
 from benchmark.session import fresh_folder, locked, main
 from benchmark.tracking import tracked
 from benchmark.workers import one_thread
 
 
-def defend(scenario: str, defense: str) -> None:
-    """Write transcripts and truth of one defense."""
-    params = load_params()
-    chosen = params.entered(scenario, defense)
+def defend(scenario: str) -> None:
+    """Write transcripts and truth of all entrants."""
+    board = load_params().board(scenario)
     with (
-        locked(f"defend/{scenario}/{defense}"),
-        tracked(scenario, "defend", defense, {"points": params.defenses[defense].points}),
+        locked(f"defend/{scenario}"),
+        tracked(scenario, "defend", params={"entrants": board.entrants}),
         one_thread(),
-        fresh_folder(artifact(scenario, "transcripts", defense)) as transcripts,
-        fresh_folder(artifact(scenario, "truth", defense)) as truth,
+        fresh_folder(artifact(scenario, "transcripts")) as transcripts,
+        fresh_folder(artifact(scenario, "truth")) as truth,
     ):
         from benchmark.data.preparation import read_private, read_public
         from benchmark.federated.observation import observe
@@ -26,13 +28,16 @@ def defend(scenario: str, defense: str) -> None:
 
         public = read_public(artifact(scenario, "public"))
         private = read_private(artifact(scenario, "private"))
-        models = artifact(scenario, "models", defense)
-        for point, fields in params.defenses[defense].points.items():
-            setting = setting_of(scenario, chosen, public, defense, fields)
-            for place, seed in enumerate(params.seeds):
-                states = models / point / str(seed)
-                run = Run(scenario, defense, point, seed)
-                observe(run, chosen, setting, private, place, states, transcripts, truth)
+        models = artifact(scenario, "models")
+        for each in json.loads((models / "index.json").read_text(encoding="utf-8")):
+            run = Run(*(each[name] for name in ("scenario", "defense", "point", "seed")))
+            fields = board.entrants[run.defense][run.point]
+            setting = setting_of(scenario, board, public, run.defense, fields)
+            observe(
+                run, board, setting, private, board.seeds.index(run.seed),
+                entry_path(models, each["entry"]),
+                transcripts / run.defense, truth / run.defense,
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

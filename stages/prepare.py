@@ -14,14 +14,13 @@ def prepare(scenario: str) -> None:
     """Write ``public/``, ``train/`` and ``private/`` of one scenario."""
     from benchmark.data.preparation import prepare as write
 
-    params = load_params()
-    chosen = params.entered(scenario)
+    board = load_params().board(scenario)
     with locked(f"prepare/{scenario}"), tracked(scenario, "prepare"), ExitStack() as stack:
         folders = [
             stack.enter_context(fresh_folder(artifact(scenario, kind)))
             for kind in ("public", "train", "private")
         ]
-        write(scenario, chosen, len(params.seeds), *folders)
+        write(scenario, board, len(board.seeds), *folders)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,42 @@
-"""Copy checked scores into the committed results, then render the page and the tables."""
+"""Copy checked scores into the committed results, of the boards that the pipeline computes.
+
+It looks at every `dvc repro`: results that were removed or changed by hand are scores again
+afterwards. What other boards have published stays.
+"""
 
 from __future__ import annotations
 
 import shutil
 
+from benchmark.cells import digest
 from benchmark.config import load_params
 from benchmark.naming import artifact
-from benchmark.records import TABLES, read_table
+from benchmark.records import TABLES, read_table, write_json
 from benchmark.session import StageError, fresh_folder, locked, main
-from leaderboard.build import build
-from stages.places import RESULTS
+from stages.places import PUBLISHED, RESULTS
 
 
 def publish() -> None:
-    """Replace leaderboard/results by the scenarios of params.yaml, site and tables with it."""
+    """Make leaderboard/results/<board> equal to the scores, and note what is published."""
     params = load_params()
-    for name in params.entrants:
+    for name in params.boards:
         if params.scenarios[name].observation.split != "report":
             raise StageError(f"scenarios.{name}.observation.split: only 'report' is published")
-    scenarios = list(params.entrants)
-    with locked("publish"), fresh_folder(RESULTS) as folder:
-        for scenario in scenarios:
-            for name in TABLES:
-                read_table(artifact(scenario, "scores") / name)
-            shutil.copytree(artifact(scenario, "scores"), folder / scenario)
-        build(folder, RESULTS.parent / "site", RESULTS.parent / "tables")
+    with locked("publish"):
+        changed = [name for name in params.boards if not _published(name)]
+        for name in changed:
+            for table in TABLES:
+                read_table(artifact(name, "scores") / table)
+        for name in changed:
+            with fresh_folder(RESULTS / name) as folder:
+                shutil.copytree(artifact(name, "scores"), folder, dirs_exist_ok=True)
+        boards = sorted(path for path in RESULTS.iterdir() if (path / "catalog.json").is_file())
+        write_json(PUBLISHED, {path.name: digest(path) for path in boards})
+
+
+def _published(name: str) -> bool:
+    target = RESULTS / name
+    return target.is_dir() and digest(target) == digest(artifact(name, "scores"))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import product
+import json
 
 from benchmark.boards import Sources, assemble
 from benchmark.config import load_params
+from benchmark.entries import entry_path
 from benchmark.execution import Failure, run
 from benchmark.federated.training import read_record
 from benchmark.naming import artifact
@@ -17,7 +18,7 @@ from benchmark.tracking import tracked
 def score(scenario: str) -> None:
     """Write the scenario's tables, catalog, provenance and gallery."""
     params = load_params()
-    params.entered(scenario)
+    board = params.board(scenario)
     with (
         locked(f"score/{scenario}"),
         tracked(scenario, "score", deliver=True) as tracking,
@@ -25,17 +26,15 @@ def score(scenario: str) -> None:
     ):
         public, train = artifact(scenario, "public"), artifact(scenario, "train")
         tau = threshold(public, train, params.scoring.psnr_tau_min)
-        sheets = plan(params, scenario, tau)
+        sheets = plan(scenario, board, params.scoring, tau)
         scored = {}
         for sheet, done in run(score_sheet, sheets, describe=f"score {scenario}"):
             if isinstance(done, Failure):
                 raise StageError(f"{sheet.transcripts}: {done.reason}")
             scored[sheet.transcripts] = done
-        records = [
-            read_record(artifact(scenario, "models", defense) / point / str(seed))
-            for defense in params.entrants[scenario]
-            for point, seed in product(params.defenses[defense].points, params.seeds)
-        ]
+        models = artifact(scenario, "models")
+        index = json.loads((models / "index.json").read_text(encoding="utf-8"))
+        records = [read_record(entry_path(models, each["entry"])) for each in index]
         tables = [scored[sheet.transcripts] for sheet in sheets]
         sources = Sources(public, [(sheet, tables[i][0]) for i, sheet in enumerate(sheets)])
         assemble(scenario, params, tau, records, tables, sources, folder, tracking)

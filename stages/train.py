@@ -1,50 +1,67 @@
-"""Train one defense's victims: every operating point, every seed."""
+"""Train a board's victim models: every entrant, operating point and seed."""
 
 from __future__ import annotations
 
 import json
-import shutil
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+from benchmark.cells import Store
 from benchmark.config import load_params
-from benchmark.execution import Failure, run
+from benchmark.entries import adopt, place, plan_line
+from benchmark.execution import Failure, choose, run
 from benchmark.naming import artifact
-from benchmark.session import StageError, fresh_folder, locked, main
+from benchmark.records import write_json
+from benchmark.session import StageError, fresh_folder, locked, main, say
 from benchmark.tracking import tracked
 from stages.places import RUNS
 
-Job = tuple[str, str, str, int]
 
+def train(scenario: str) -> None:
+    """Write the checkpoints and measurements of all runs, and an index of them."""
+    from benchmark.federated.training import Run, digests
 
-def train(scenario: str, defense: str) -> None:
-    """Write the checkpoints and measurements of one defense."""
-    params = load_params()
-    params.entered(scenario, defense)
-    points = params.defenses[defense].points
-    jobs = [(scenario, defense, point, seed) for point in points for seed in params.seeds]
+    board, out, store = load_params().board(scenario), artifact(scenario, "models"), Store(RUNS)
+    runs = [Run(scenario, *point, seed) for point, seed in product(board.points, board.seeds)]
     with (
-        locked(f"train/{scenario}/{defense}"),
-        tracked(scenario, "train", defense, {"points": points}) as tracking,
-        fresh_folder(artifact(scenario, "models", defense)) as folder,
+        locked(f"train/{scenario}"),
+        tracked(scenario, "train") as tracking,
+        fresh_folder(out) as folder,
     ):
-        for (_, _, point, seed), done in run(one, jobs, describe=f"train {scenario} {defense}"):
+        adopt(out, store)
+        keys = digests(runs, board, artifact(scenario))
+        missing = [each for each in runs if store.get(keys[each]) is None]
+        known = [_record(store.get(keys[r]))["seconds"] for r in runs if r not in missing]
+        line = plan_line("runs", len(runs), len(missing), known, choose(len(missing)).workers)
+        say(f"train {scenario}: {line}")
+        jobs = [(each, keys[each]) for each in missing]
+        for (each, _), done in run(one, jobs, describe=f"train {scenario}"):
             if isinstance(done, Failure):
-                raise StageError(f"{scenario}/{defense}/{point}/{seed}: {done.reason}")
-            shutil.copytree(done, folder / point / str(seed))
-            record = json.loads((Path(done) / "record.json").read_text(encoding="utf-8"))
+                raise StageError(f"{'/'.join(map(str, vars(each).values()))}: {done.reason}")
+        place([store.path(keys[each]) for each in runs], folder)
+        write_json(folder / "index.json", [{**vars(each), "entry": keys[each]} for each in runs])
+        for each in runs:
+            record = _record(store.path(keys[each]))
             numbers = {k: v for k, v in record["training"].items() if isinstance(v, int | float)}
-            tags = {"point": point, "seed": str(seed)}
-            tracking.child(f"{point}/{seed}", points[point], numbers, record["curves"], tags=tags)
+            tracking.child(
+                f"{each.defense}/{each.point}/{each.seed}",
+                board.entrants[each.defense][each.point], numbers, record["curves"],
+                tags={"defense": each.defense, "point": each.point, "seed": str(each.seed)},
+            )  # fmt: skip
 
 
-def one(job: Job) -> str:
-    """Train one run in a worker, unless the store has it; returns its folder."""
-    from benchmark.federated.training import Run, stored
+def one(job: tuple[Any, str]) -> None:
+    """Train one run in a worker."""
+    from benchmark.federated.training import compute
 
-    params, identity = load_params(), Run(*job)
-    fields = params.defenses[identity.defense].points[identity.point]
-    scenario = params.scenarios[identity.scenario]
-    return str(stored(identity, scenario, fields, artifact(identity.scenario), RUNS))
+    each, key = job
+    compute(each, load_params().board(each.scenario), artifact(each.scenario), Store(RUNS), key)
+
+
+def _record(folder: Path | None) -> dict[str, Any]:
+    assert folder is not None
+    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ curves), and per checkpoint ``<checkpoint>.safetensors`` with the shared weights
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -119,7 +120,7 @@ def train(
     seen: list[Observation] = []
     window: deque[Sequence[bytes]] = deque(maxlen=scenario.observation.window)
     checkpoints: list[dict[str, Any]] = []
-    diverged = None
+    began, diverged = time.monotonic(), None
     try:
         for observation in simulate(setting, protocol, parts, test, run.seed, private):
             seen.append(replace(observation, weights=Update({}), clients=(), messages=()))
@@ -142,6 +143,7 @@ def train(
             "checkpoints": checkpoints,
             "curves": curves(seen),
             "diverged": diverged,
+            "seconds": time.monotonic() - began,
         },
     )
 
@@ -157,35 +159,42 @@ def _looked(checkpoint: str, seen: list[Observation], gradient_norm: float) -> d
     }
 
 
-def stored(
-    run: Run, scenario: Scenario, fields: dict[str, Any], prepared: Path, store: Path
-) -> Path:
-    """The folder of a finished run, from the store or trained now.
+def digests(runs: Sequence[Run], scenario: Scenario, prepared: Path) -> dict[Run, str]:
+    """What the store calls each of a scenario's runs: a digest of everything that it depends on.
 
     Args:
         prepared: where ``prepare`` wrote ``public``, ``train`` and ``private``.
-        store: root of the store of finished runs.
     """
-    public = read_public(prepared / "public")
-    setting = setting_of(run.scenario, scenario, public, run.defense, fields)
-    key = digest(
-        [run.scenario, run.defense, run.point, run.seed],
-        setting.to_json(),
-        scenario.federation.model_dump(mode="json"),
-        scenario.observation.window,
-        prepared / "train",
-        prepared / "private",
-        source_digest([*SOURCES, HERE.parent / "defenses" / f"{run.defense}.py",
-                       HERE.parent / "models" / f"{setting.model}.py"]),
-        library_versions(),
-    )  # fmt: skip
+    public, data = read_public(prepared / "public"), digest(prepared / "train", prepared / "private")
+    found = {}
+    for run in runs:
+        fields = scenario.entrants[run.defense][run.point]
+        setting = setting_of(run.scenario, scenario, public, run.defense, fields)
+        found[run] = digest(
+            vars(run),
+            setting.to_json(),
+            scenario.federation.model_dump(mode="json"),
+            scenario.observation.window,
+            data,
+            source_digest([*SOURCES, HERE.parent / "defenses" / f"{run.defense}.py",
+                           HERE.parent / "models" / f"{setting.model}.py"]),
+            library_versions(),
+        )  # fmt: skip
+    return found
+
+
+def compute(run: Run, scenario: Scenario, prepared: Path, store: Store, key: str) -> Path:
+    """Train a run and keep it in the store under its digest; returns its folder there."""
+    fields = scenario.entrants[run.defense][run.point]
+    setting = setting_of(
+        run.scenario, scenario, read_public(prepared / "public"), run.defense, fields
+    )
 
     def write(folder: Path) -> None:
         data, private = read_training(prepared / "train"), read_private(prepared / "private")
         train(run, scenario, setting, data, private.secret, folder)
 
-    runs = Store(store)
-    return runs.get(key) or runs.put(key, write)
+    return store.put(key, write)
 
 
 def gradient_norm(setting: Setting, observation: Observation, parts: list[Examples]) -> float:
