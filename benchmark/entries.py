@@ -30,10 +30,11 @@ def adopt(out: Path, store: Store) -> None:
 
 def place(folders: Iterable[Path], out: Path) -> None:
     """Fill an out that is being written with entries of the store."""
-    for folder in dict.fromkeys(folders):
-        target = out / FOLDER / folder.name
-        target.mkdir(parents=True)
-        _link(folder, target)
+    for folder in folders:
+        target = entry_path(out, folder.name)
+        if not target.exists():
+            target.mkdir(parents=True)
+            _link(folder, target)
 
 
 def entry_path(out: Path, digest: str) -> Path:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.campaign import Task, attack_transcripts, keep
+from benchmark.campaign import Task, attack_transcripts, listed
+from benchmark.cells import Store
 from benchmark.config import Scenario, Scoring, load_params
 from benchmark.data.preparation import prepare, read_private, read_public
+from benchmark.entries import place
 from benchmark.federated.observation import observe
 from benchmark.federated.setting import Setting
-from benchmark.federated.training import Run, setting_of, stored
+from benchmark.federated.training import Run, compute, digests, setting_of
 from benchmark.naming import transcripts_file
 from benchmark.scoring import Sheet, threshold
 
@@ -39,8 +41,10 @@ class Board:
 
     def states(self, defense: str, fields: dict[str, Any]) -> Path:
         """Trains, unless that is done."""
-        run = Run(NAME, defense, "default", SEED)
-        return stored(run, self.scenario, fields, self.artifacts, self.root / "runs")
+        run, store = Run(NAME, defense, "default", SEED), Store(self.root / "runs")
+        chosen = self.scenario.model_copy(update={"entrants": {defense: {"default": fields}}})
+        (key,) = digests([run], chosen, self.artifacts).values()
+        return store.get(key) or compute(run, chosen, self.artifacts, store, key)
 
     def defend(self, defense: str, fields: dict[str, Any] | None = None) -> None:
         """Train and observe one defense at its point ``default``."""
@@ -84,9 +88,11 @@ class Board:
         }  # fmt: skip
 
     def attacked(self, defense: str, **task: Any) -> list[dict[str, Any]]:
-        """Records of one task's cells, guesses copied to where ``score`` looks."""
+        """Records of one task's cells, guesses placed where ``score`` looks."""
         records = attack_transcripts(self.task(defense, **task))
-        return [keep(record, self.artifacts / "guesses" / defense) for record in records]
+        cells = [Path(record["cell"]) for record in records if "cell" in record]
+        place(cells, self.artifacts / "guesses")
+        return [listed(record) for record in records]
 
     def sheet(self, defense: str, cells: list[dict[str, Any]], **fields: Any) -> Sheet:
         public, train = self.artifacts / "public", self.artifacts / "train"
@@ -96,7 +102,7 @@ class Board:
             truth=self.file("truth", defense),
             public=public,
             train=train,
-            guesses=self.artifacts / "guesses" / defense,
+            guesses=self.artifacts / "guesses",
             cells=cells,
             saturation=[],
             attacks={"ig": fields, "dlg": fields},

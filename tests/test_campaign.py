@@ -21,11 +21,13 @@ from benchmark.campaign import (
     borrowed,
     cell_digest,
     leftover,
+    listed,
     readable,
     saturation,
 )
 from benchmark.cells import source_digest
 from benchmark.config import Saturation, load_params
+from benchmark.entries import place
 from benchmark.execution import Failure
 from benchmark.federated.observation import read_truth
 from benchmark.federated.transcript import read
@@ -109,12 +111,16 @@ def test_a_second_run_computes_nothing(small: board.Board, tmp_path: Path) -> No
 
 def test_larger_budgets_attack_what_an_attacker_would_believe(small: board.Board) -> None:
     """Three victims of the first seed, one reading, with the evaluations that were asked for."""
-    params = load_params().model_copy(
-        update={"seeds": (board.SEED,), "saturation": Saturation(victims=3, budgets=(3, 10))}
+    chosen = (
+        load_params()
+        .board("digits")
+        .model_copy(
+            update={"seeds": (board.SEED,), "saturation": Saturation(victims=3, budgets=(3, 10))}
+        )
     )
     task = small.task("ppp", "auto", sharp=16, robust=8)
     records = attack_transcripts(task)
-    more = saturation(params, [task], records)
+    more = saturation(chosen, [task], records)
     assert [t.fields["budget"] for t in more] == [3, 10]
     for each, times in zip(more, (3, 10), strict=True):
         (record,) = attack_transcripts(each)
@@ -122,8 +128,8 @@ def test_larger_budgets_attack_what_an_attacker_would_believe(small: board.Board
         assert record["evaluations"] <= times * 24
         images = load_file(Path(record["cell"]) / "guesses.safetensors")["images"]
         assert len(images) == 3
-    assert saturation(params.model_copy(update={"saturation": None}), [task], records) == []
-    other = params.model_copy(update={"seeds": (board.SEED + 1,)})
+    assert saturation(chosen.model_copy(update={"saturation": None}), [task], records) == []
+    other = chosen.model_copy(update={"seeds": (board.SEED + 1,)})
     assert saturation(other, [task], records) == []
 
 
@@ -259,14 +265,25 @@ def test_starts_are_the_same_under_every_defense(small: board.Board, tmp_path: P
     assert len(set(json.loads(starts.pop()))) == board.VICTIMS
 
 
-def test_guesses_are_kept_under_their_cells_name(small: board.Board, tmp_path: Path) -> None:
+def test_guesses_are_an_entry_of_the_out_and_the_list_says_which(
+    small: board.Board, tmp_path: Path
+) -> None:
     (record, *_) = attack_transcripts(small.task("none", "toy"))
-    kept = campaign.keep(record, tmp_path)
-    assert "cell" not in kept and kept["file"] == str(guesses_file(record))
+    place([Path(record["cell"])], tmp_path)
+    kept = listed(record)
+    assert "cell" not in kept and kept["name"] == str(guesses_file(record))
     assert (tmp_path / kept["file"]).is_file()
     del record["cell"]
-    failed = campaign.keep(record, tmp_path / "none")
-    assert failed["file"] == kept["file"] and not (tmp_path / "none").exists()
+    assert "file" not in listed(record)
+
+
+def test_a_look_computes_nothing_and_tells_what_is_there(
+    small: board.Board, tmp_path: Path
+) -> None:
+    task = replace(small.task("none", "toy"), store=tmp_path / "cells")
+    assert {r["status"] for r in attack_transcripts(replace(task, look=True))} == {"absent"}
+    made = attack_transcripts(task)
+    assert attack_transcripts(replace(task, look=True)) == made
 
 
 def test_an_attack_needs_no_truth(small: board.Board, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from benchmark.config import Params, ParamsError, load_params
 ROOT = Path(__file__).parents[1]
 
 BOARD: dict[str, Any] = {
+    "boards": ["digits"],
     "seeds": [0, 1],
-    "entrants": {"digits": ["none", "dgp"]},
     "scenarios": {
         "digits": {
             "title": "Digits",
@@ -41,6 +41,7 @@ BOARD: dict[str, Any] = {
                 "checkpoints": {"init": 0, "early": 50},
             },
             "observation": {"victims": 8, "batch_sizes": [1], "side": {"labels": True}},
+            "entrants": ["none", "dgp"],
             "attacks": ["ig"],
         }
     },
@@ -89,6 +90,24 @@ def test_common_fields_stand_in_every_point_and_nothing_means_one_default_point(
     assert params.attacks["ig"].checkpoints == ("init",)
 
 
+def test_a_scenario_has_its_own_points_overrides_and_seeds(tmp_path):
+    board = _changed("scenarios.digits.entrants", {"none": [], "dgp": ["weak"]})
+    board["scenarios"]["digits"] |= {"attacks": {"ig": {"restarts": 2}}, "seeds": [5]}
+    params = load_params(_write(tmp_path / "p.yaml", board))
+    scenario = params.board("digits")
+    assert sorted(scenario.points) == [("dgp", "weak"), ("none", "default")]
+    assert scenario.attacks["ig"].fields == {"iterations": 10, "restarts": 2}
+    assert scenario.attacks["ig"].checkpoints == ("init",)
+    assert scenario.seeds == (5,) and params.seeds == (0, 1)
+
+
+def test_what_a_scenario_leaves_out_is_everybodys(tmp_path):
+    scenario = load_params(_write(tmp_path / "p.yaml", BOARD)).board("digits")
+    assert scenario.points == [("none", "default"), ("dgp", "paper"), ("dgp", "weak")]
+    assert scenario.attacks["ig"].fields == {"iterations": 10}
+    assert scenario.seeds == (0, 1) and scenario.saturation is None
+
+
 def test_numbers_are_read_as_dvc_reads_them_and_become_the_declared_type(tmp_path):
     board = _changed("defenses.dgp", {"drop_largest": 0})
     path = _write(tmp_path / "p.yaml", board)
@@ -110,10 +129,31 @@ F = "scenarios.digits.federation"
         ("seeds", [3, 3], ["seeds: 3", "twice"]),
         ("seeds", [True], ["seeds.0:", "True"]),
         ("seeds", ..., ["seeds: missing"]),
-        ("entrants.digits", ["dgp"], ["entrants.digits", "'none'"]),
-        ("entrants.digits", ["none", "none"], ["entrants.digits", "twice"]),
-        ("entrants.digits", ["none", "dpg"], ["entrants.digits: 'dpg'", "dgp?", "dgp, none"]),
-        ("entrants.cifar", ["none"], ["entrants: 'cifar'", "allowed: digits"]),
+        ("scenarios.digits.entrants", ["dgp"], ["digits.entrants", "'none'"]),
+        ("scenarios.digits.entrants", ["none", "none"], ["digits.entrants", "twice"]),
+        (
+            "scenarios.digits.entrants",
+            ["none", "dpg"],
+            ["digits.entrants: 'dpg'", "dgp?", "dgp, none"],
+        ),
+        (
+            "scenarios.digits.entrants",
+            {"none": [], "dgp": ["weaker"]},
+            ["scenarios.digits.entrants.dgp: 'weaker'", "did you mean weak?", "paper, weak"],
+        ),
+        (
+            "scenarios.digits.entrants",
+            {"none": {}},
+            ["digits.entrants.none: {}", "list of its points"],
+        ),
+        ("scenarios.digits.entrants", "none", ["digits.entrants: 'none'", "list of names"]),
+        ("scenarios.digits.entrants", [["none"]], ["digits.entrants: ('none',)"]),
+        ("scenarios.digits.attacks", {"ig": {"iteration": 3}}, ["digits.attacks.ig: 'iteration'"]),
+        ("scenarios.digits.attacks", {"ig": []}, ["digits.attacks.ig: ()", "mapping"]),
+        ("scenarios.digits.seeds", [1, 1], ["scenarios.digits.seeds: 1", "twice"]),
+        ("boards", ["cifar"], ["boards: 'cifar'", "allowed: digits"]),
+        ("boards", ["digits", "digits"], ["boards: 'digits'", "twice"]),
+        ("boards", [], ["boards:"]),
         ("scenarios.digits.kind", "big", ["scenarios.digits.kind: 'big'", "demo", "ranked"]),
         ("scenarios.digits.data", "digit", ["scenarios.digits.data", "did you mean digits?"]),
         ("scenarios.digits.data", "cola", [f"{F}.model: 'elu'", "allowed: transformer"]),
@@ -167,7 +207,7 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, key, value, says):
         ("a: !!int x", "not YAML"),
         ("a: !!python/object/apply:os.system [echo]", "line 1"),
         ("1: 2", "unknown"),
-        ("seeds: [0x" + "f" * 5000 + "]", "seeds.0"),
+        ("boards: [a]\nseeds: [0x" + "f" * 5000 + "]", "seeds.0"),
         ("a: \x00", "p.yaml"),
     ],
 )
@@ -264,6 +304,6 @@ def test_defenses_of_image_models_do_not_enter_scenarios_of_texts(tmp_path: Path
     content["scenarios"]["digits"]["federation"]["model"] = "transformer"
     assert load_params(_write(tmp_path / "params.yaml", content)).scenarios
     content["defenses"]["hyperfl"] = {}
-    content["entrants"]["digits"].append("hyperfl")
-    with pytest.raises(ParamsError, match="entrants.digits: 'hyperfl'.*images only"):
+    content["scenarios"]["digits"]["entrants"].append("hyperfl")
+    with pytest.raises(ParamsError, match="digits.entrants: 'hyperfl'.*images only"):
         load_params(_write(tmp_path / "params.yaml", content))

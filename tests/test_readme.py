@@ -124,8 +124,8 @@ def extended(tmp_path_factory) -> Path:
     for section, entries in added.items():
         assert not set(entries) & set(params[section])
         params[section] |= entries
-    for entrants in params["entrants"].values():
-        entrants.extend(added["defenses"])
+    for scenario in params["scenarios"].values():
+        scenario["entrants"].extend(added["defenses"])
     yaml.dump(params, tree / "params.yaml")
     return tree
 
@@ -145,7 +145,7 @@ def test_readmes_params_are_accepted(extended):
         extended,
         "from benchmark.config import load_params\n"
         "params = load_params()\n"
-        "print(*params.defenses, *params.entrants['digits'])",
+        "print(*params.defenses, *params.board('digits').entrants)",
     )
     assert [shown.split().count(name) for name in added] == [2]
 

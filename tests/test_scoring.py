@@ -41,8 +41,10 @@ def scored(
     cells = small.attacked(defense, size=size, iterations=3)
     if guesses is not None:
         cells = cells[:1]
-        path = small.artifacts / "guesses" / defense / cells[0]["file"]
-        save_file({**load_file(path), "images": guesses.contiguous()}, path)
+        path = small.artifacts / "guesses" / cells[0]["file"]
+        changed = {**load_file(path), "images": guesses.contiguous()}
+        path.unlink()  # a link to what is in the store
+        save_file(changed, path)
     sheet = small.sheet(defense, cells, iterations=3)
     sheet = type(sheet)(**{**vars(sheet), "key": small.key(defense, size=size),
                            "transcripts": small.file("transcripts", defense, size=size),

@@ -21,9 +21,10 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
     text = params["scenarios"]["text"]
     text["federation"]["rounds"] = 1
     text["observation"]["victims"] = 2
+    text["entrants"] = ["none", "pruning"]
     return params | {
+        "boards": ["text"],
         "seeds": [0],
-        "entrants": {"text": ["none", "pruning"]},
         "scenarios": {"text": text},
         "defenses": {"none": {}, "pruning": {"points": {"keep-10": {"keep": 0.1}}}},
         "attacks": {"dager": {"knowledge": ["oblivious"]},
@@ -47,12 +48,8 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Any:
             patch.setenv(f"LEAKBOARD_{name}", value)
         YAML(typ="safe").dump(params, folder / "params.yaml")
         assert load_params().scenarios["text"].data == "docstrings"
-        prepare("text")
-        for defense in ("none", "pruning"):
-            train("text", defense)
-            defend("text", defense)
-            attack("text", defense)
-        score("text")
+        for stage in (prepare, train, defend, attack, score):
+            stage("text")
     return folder / artifact("text", "scores")
 
 

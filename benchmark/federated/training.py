@@ -165,7 +165,10 @@ def digests(runs: Sequence[Run], scenario: Scenario, prepared: Path) -> dict[Run
     Args:
         prepared: where ``prepare`` wrote ``public``, ``train`` and ``private``.
     """
-    public, data = read_public(prepared / "public"), digest(prepared / "train", prepared / "private")
+    public, data = (
+        read_public(prepared / "public"),
+        digest(prepared / "train", prepared / "private"),
+    )
     found = {}
     for run in runs:
         fields = scenario.entrants[run.defense][run.point]

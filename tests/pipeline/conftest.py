@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.pipeline.toy import Board, commit, copied, small, without_other_scenarios
+from tests.pipeline.toy import Board, commit, copied, small
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,6 @@ class First:
 def first(tmp_path_factory: pytest.TempPathFactory) -> First:
     board = copied(tmp_path_factory.mktemp("board") / "first")
     board.params = small(board.params)
-    without_other_scenarios(board)
     commit(board)
     # Results to be published into a folder that exists and is empty.
     (board / "leaderboard/results").mkdir()

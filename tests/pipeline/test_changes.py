@@ -5,12 +5,14 @@ The tests change one board, one after the other; each begins with everything up 
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from benchmark.records import read_table
+from tests.pipeline.toy import copied, ran
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTACK = '''
@@ -53,18 +55,27 @@ def _results(board, scenario="digits", table="cells.csv"):
     return read_table(board / "leaderboard/results" / scenario / table)
 
 
-def test_one_defenses_parameters_concern_its_own_stages(computed):
-    params, cells = computed.params, computed.cells()
-    kept = computed.snapshot("artifacts/digits-fedavg", "artifacts/digits/guesses/none")
+def _said(board) -> str:
+    code, said = board.call("dvc", "repro")
+    assert code == 0, said
+    return said
+
+
+def test_one_defenses_parameters_concern_its_own_runs_and_cells(computed):
+    params, cells, runs = computed.params, computed.cells(), computed.cells("runs")
+    kept = computed.snapshot("artifacts/digits-fedavg")
     old = _results(computed)
     params["defenses"]["dgp"]["points"]["paper"]["drop_smallest"] = 0.5
     computed.params = params
-    assert computed.repro() == [
-        "check", "train@digits-dgp", "defend@digits-dgp", "attack@digits-dgp", "score@digits",
-        "publish",
-    ]  # fmt: skip
-    assert computed.snapshot("artifacts/digits-fedavg", "artifacts/digits/guesses/none") == kept
+    said = _said(computed)
+    assert "train digits: 4 runs: 2 there, 2 to compute" in said, said
+    others = [stage for stage in ran(said) if stage.endswith("@digits-fedavg")]
+    assert others == []
+    assert "train digits-fedavg" not in said or "4 runs: all there" in said
+    assert computed.snapshot("artifacts/digits-fedavg") == kept
     assert cells.items() <= computed.cells().items()
+    assert runs.items() <= computed.cells("runs").items()
+    assert len(computed.cells("runs")) == len(runs) + 2
     new = _results(computed)
     columns = [name for name in new if name not in ("seconds",)]
     for name, changed in (("none", False), ("dgp", True)):
@@ -72,17 +83,47 @@ def test_one_defenses_parameters_concern_its_own_stages(computed):
         assert left.equals(right) is not changed
 
 
+def test_parameters_that_come_back_cost_nothing(computed):
+    """A, B, A: nothing is computed, and the results are A's again, cell by cell."""
+    params, later = computed.params, _results(computed)
+    before = computed.cells(), computed.cells("runs")
+    params["defenses"]["dgp"]["points"]["paper"]["drop_smallest"] = 0.75
+    computed.params = params
+    computed.repro()
+    assert (computed.cells(), computed.cells("runs")) == before
+    assert not _results(computed).equals(later)
+    params["defenses"]["dgp"]["points"]["paper"]["drop_smallest"] = 0.5
+    computed.params = params
+    computed.repro()
+    assert (computed.cells(), computed.cells("runs")) == before
+    assert _results(computed).equals(later)
+
+
+def test_a_title_or_a_comment_computes_nothing(computed):
+    before = computed.cells(), computed.cells("runs")
+    params = computed.params
+    params["scenarios"]["digits"]["title"] = "Digits with another title"
+    computed.params = params
+    for path in ("attacks/ig.py", "defenses/dgp.py", "federated/client.py"):
+        file = computed / f"benchmark/{path}"
+        file.write_text(file.read_text() + "\n# one comment more\n")
+    computed.repro()
+    assert (computed.cells(), computed.cells("runs")) == before
+    page = (computed / "leaderboard/site/index.html").read_text(encoding="utf-8")
+    assert "Digits with another title" in page
+
+
 def test_another_attack_computes_its_own_cells_only_and_an_entrant_leaves(computed):
     """The attack joins the first scenario, fedrep leaves the second."""
     params, before, old = computed.params, computed.cells(), _results(computed)
+    runs = computed.cells("runs")
     (computed / "benchmark/attacks/short.py").write_text(ATTACK.lstrip(), encoding="utf-8")
     params["attacks"]["short"] = {"checkpoints": ["init"]}
     params["scenarios"]["digits"]["attacks"].append("short")
-    params["entrants"]["digits-fedavg"].remove("fedrep")
+    params["scenarios"]["digits-fedavg"]["entrants"].remove("fedrep")
     computed.params = params
-    ran = computed.repro()
-    assert not [stage for stage in ran if stage.startswith(("train", "defend"))]
-    assert "attack@digits-none" in ran and "attack@digits-dgp" in ran
+    computed.repro()
+    assert computed.cells("runs") == runs
     after, new = computed.cells(), _results(computed)
     assert before.items() <= after.items()
     added = new[new["attack"] == "short"]
@@ -109,11 +150,9 @@ def test_a_defense_in_one_file_joins(computed):
     (computed / f"benchmark/defenses/{name}.py").write_text(source, encoding="utf-8")
     params, before = computed.params, computed.cells()
     params["defenses"][name] = {}
-    params["entrants"]["digits"].append(name)
+    params["scenarios"]["digits"]["entrants"].append(name)
     computed.params = params
-    ran = computed.repro()
-    own = [f"{stage}@digits-{name}" for stage in ("train", "defend", "attack")]
-    assert ran == ["check", *own, "score@digits", "publish"]
+    assert "train digits: 6 runs: 4 there, 2 to compute" in _said(computed)
     assert before.items() <= computed.cells().items()
 
     cells, ranking = _results(computed), _results(computed, table="ranking.csv")
@@ -127,3 +166,24 @@ def test_a_defense_in_one_file_joins(computed):
     page = (computed / "leaderboard/site/index.html").read_text(encoding="utf-8")
     title = re.search(r'title = "(.*)"', source)
     assert title and title.group(1) in page
+
+
+def test_what_was_pulled_is_not_computed_again(computed, tmp_path):
+    """A fresh clone with its lock file and a remote: only a defense that joins there is computed."""
+    remote = tmp_path / "remote"
+    for arguments in (("remote", "add", "-d", "-f", "local", str(remote)), ("push",)):
+        code, said = computed.call("dvc", *arguments)
+        assert code == 0, said
+    clone = copied(tmp_path / "clone", computed.folder)
+    code, said = clone.call("dvc", "pull")
+    assert code == 0, said
+    params = clone.params
+    params["defenses"]["pruning"]["points"] = {"keep-10": {"keep": 0.1}}
+    params["scenarios"]["digits"]["entrants"].append("pruning")
+    clone.params = params
+    said = _said(clone)
+    assert "train digits: 8 runs: 6 there, 2 to compute" in said, said
+    made = {p.name for p in (clone / ".leakboard/cells").iterdir()} - set(computed.cells())
+    listed = json.loads((clone / "artifacts/digits/guesses/cells.json").read_text())
+    own = [c for c in listed if c["defense"] == "pruning" and "file" in c]
+    assert made - {"unfinished"} == {Path(c["file"]).parts[1] for c in own}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmark import delivery
+from tests.pipeline.toy import ENTRANTS
 
 
 def _runs(board, experiment: str) -> dict[str, Any]:
@@ -36,17 +37,17 @@ def _pictures(board, run: Any) -> list[str]:
 def test_runs_children_curves_metrics_and_pictures(first, monkeypatch):
     board = first.board
     monkeypatch.chdir(board.folder)
-    for scenario, defenses in board.params["entrants"].items():
+    for scenario, defenses in ENTRANTS.items():
         runs = _runs(board, scenario)
-        stages = {f"{s}/{name}" for s in ("train", "defend", "attack") for name in defenses}
-        assert {name for name in runs if " > " not in name} == {"prepare", *stages, "score"}
+        stages = {"prepare", "train", "defend", "attack", "score"}
+        assert {name for name in runs if " > " not in name} == stages
         assert {run.info.status for run in runs.values()} == {"FINISHED"}
+        assert len(runs["train"].data.tags["git_commit"]) == 40
         for name in defenses:
-            run = runs[f"train/{name}"]
-            assert run.data.tags["scenario"] == scenario and run.data.tags["defense"] == name
-            assert len(run.data.tags["git_commit"]) == 40
-            children = [run for key, run in runs.items() if key.startswith(f"train/{name} > ")]
+            children = [run for key, run in runs.items() if key.startswith(f"train > {name}/")]
             assert len(children) == 2  # a point, two seeds
+            for run in children:
+                assert run.data.tags["scenario"] == scenario and run.data.tags["defense"] == name
             assert all("accuracy" in c.data.metrics for c in children)
             shown = [run for key, run in runs.items() if key.startswith(f"score > {name}/")]
             assert len(shown) == 2  # a point, two checkpoints
@@ -54,17 +55,17 @@ def test_runs_children_curves_metrics_and_pictures(first, monkeypatch):
                 assert 0 <= child.data.metrics["adaptive_success"] <= 1
                 assert any(path.endswith(".png") for path in _pictures(board, child))
         client = delivery._client(f"sqlite:///{board / 'mlflow.db'}")
-        child = next(run for key, run in runs.items() if key.startswith("train/none > "))
+        child = next(run for key, run in runs.items() if key.startswith("train > none/"))
         assert len(client.get_metric_history(child.info.run_id, "accuracy")) > 1
 
 
 def test_a_rerun_replaces(first, computed, monkeypatch):
     monkeypatch.chdir(computed.folder)
     before = _runs(computed, "digits")
-    for command in (("stages.attack", "digits", "dgp"), ("stages.score", "digits")):
+    for command in (("stages.attack", "digits"), ("stages.score", "digits")):
         code, said = computed.call(*command, LEAKBOARD_TRACKING="on")
         assert code == 0, said
     after = _runs(computed, "digits")
     assert after.keys() == before.keys()
     new = {name for name in after if after[name].info.run_id != before[name].info.run_id}
-    assert {name for name in new if " > " not in name} == {"attack/dgp", "score"}
+    assert {name for name in new if " > " not in name} == {"attack", "score"}

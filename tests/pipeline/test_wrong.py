@@ -32,8 +32,8 @@ def board(first, computed):
     [
         ("train", "defenses.dgp.points.paper.drop_larges", 0.1,
          ["defenses.dgp", "'drop_larges'", "allowed: drop_largest, drop_smallest"]),
-        ("train", "entrants.digits", ["none", "dgpp"],
-         ["entrants.digits", "'dgpp'", "did you mean dgp?", "hyperfl"]),
+        ("train", "scenarios.digits.entrants", ["none", "dgpp"],
+         ["scenarios.digits.entrants", "'dgpp'", "did you mean dgp?", "hyperfl"]),
         ("train", "defenses.dgp.points.paper.drop_largest", 1.5,
          ["dgp.drop_largest", "[0, 1)", "1.5"]),
         ("train", "scenarios.digits.federation.checkpoints.early", 5,
@@ -47,7 +47,7 @@ def board(first, computed):
 def test_a_stage_names_the_key_and_what_is_allowed(first, board, stage, key, value, says):
     board.params = _set(first.board.params, key, value)
     before = board.snapshot("artifacts", "leaderboard")
-    code, said = board.call(f"stages.{stage}", "digits", "dgp")
+    code, said = board.call(f"stages.{stage}", "digits")
     assert code == 2
     assert said.count("\n") == 1 and said.startswith(f"python -m stages.{stage}: "), said
     assert all(words in said for words in says), said
@@ -57,7 +57,7 @@ def test_a_stage_names_the_key_and_what_is_allowed(first, board, stage, key, val
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("entrants.digits", ["none", "dgpp"], "entrants.digits: 'dgpp'"),
+        ("scenarios.digits.entrants", ["none", "dgpp"], "scenarios.digits.entrants: 'dgpp'"),
         ("defenses.dgp.points.paper.drop_largest", 1.5, "dgp.drop_largest must be in [0, 1)"),
     ],
 )
@@ -71,26 +71,27 @@ def test_dvc_stops_there_and_nothing_is_lost(first, board, key, value, says):
     assert board.snapshot(*RESULTS) == results
     # mended: DVC has what it took away, nothing is computed again
     board.params = first.board.params
-    assert board.repro() == []
+    assert board.repro() == ["publish"]
     assert board.cells() == cells
     assert board.snapshot(*RESULTS) == results
 
 
 def test_scores_that_fail_leave_the_last_ones(board):
-    guesses = next((board / "artifacts/digits/guesses/none").rglob("*.safetensors"))
+    guesses = next((board / "artifacts/digits/guesses").rglob("*.safetensors"))
     whole = guesses.read_bytes()
+    guesses.unlink()  # a link to what is in the store
     guesses.write_bytes(whole[: len(whole) // 2])
-    before = board.snapshot("artifacts/digits/scores", *RESULTS)
+    before = board.snapshot("artifacts/scores/digits", *RESULTS)
     code, said = board.call("stages.score", "digits")
     assert code == 2 and said.count("\n") == 1, said
-    assert board.snapshot("artifacts/digits/scores", *RESULTS) == before
+    assert board.snapshot("artifacts/scores/digits", *RESULTS) == before
     assert not list((board / ".leakboard/drafts").iterdir())
     guesses.write_bytes(whole)
 
 
 def test_scores_that_break_the_schema_are_not_published(board, tmp_path):
     """The second scenario's are broken: the first one's must not be copied either."""
-    digits, fedavg = (board / f"artifacts/{name}/scores" for name in ("digits", "digits-fedavg"))
+    digits, fedavg = (board / f"artifacts/scores/{name}" for name in ("digits", "digits-fedavg"))
     shutil.copytree(digits, tmp_path / "digits")
     shutil.copytree(fedavg, tmp_path / "fedavg")
     catalog = digits / "catalog.json"
@@ -106,12 +107,16 @@ def test_scores_that_break_the_schema_are_not_published(board, tmp_path):
         shutil.copytree(tmp_path / kept, target)
 
 
-def test_published_results_replace_what_was_there(board):
-    stray = board / "leaderboard/results/gone/cells.csv"
-    stray.parent.mkdir()
-    stray.write_text("of a scenario that is no more\n")
-    shutil.rmtree(board / "leaderboard/results/digits")
-    code, said = board.call("stages.publish")
-    assert code == 0, said
-    found = {path.name for path in (board / "leaderboard/results").iterdir()}
-    assert found == {"digits", "digits-fedavg"}
+def test_results_equal_the_scores_after_every_run_and_other_boards_stay(board):
+    results = board / "leaderboard/results"
+    other = results / "another/notes.txt"
+    other.parent.mkdir()
+    other.write_text("a board that this pipeline does not compute\n")
+    shutil.rmtree(results / "digits-fedavg")
+    edited = results / "digits/ranking.csv"
+    whole = edited.read_bytes()
+    edited.write_bytes(whole.replace(b"none", b"nune"))
+    assert board.repro() == ["publish"]
+    assert edited.read_bytes() == whole
+    assert (results / "digits-fedavg/cells.csv").is_file() and other.is_file()
+    shutil.rmtree(other.parent)

@@ -89,13 +89,13 @@ class Board:
                 continue
         return found
 
-    def cells(self) -> dict[str, tuple[int, int]]:
-        """Finished cells by digest: inode and time of the last change of what is in them."""
-        store = self / ".leakboard/cells"
+    def cells(self, kind: str = "cells") -> dict[str, tuple[int, int]]:
+        """Finished cells, or ``runs``, by digest: inode and time of the last change of a file."""
+        store = self / ".leakboard" / kind
         found = {}
         for folder in store.iterdir() if store.exists() else ():
             if folder.name != "unfinished":
-                facts = (folder / "cell.json").stat()
+                facts = next(folder.glob("*.json")).stat()
                 found[folder.name] = (facts.st_ino, facts.st_mtime_ns)
         return found
 
@@ -126,49 +126,37 @@ def until(condition: Callable[[], Any], seconds: float = 60.0) -> bool:
     return True
 
 
+ENTRANTS = {"digits": ["none", "dgp"], "digits-fedavg": ["none", "fedrep"]}
+
+
 def small(params: dict[str, Any]) -> dict[str, Any]:
     """The committed parameters at a size that takes seconds: little training, few victims."""
     params["seeds"] = [0, 1]
-    params["entrants"] = {"digits": ["none", "dgp"], "digits-fedavg": ["none", "fedrep"]}
+    params["boards"] = list(ENTRANTS)
     params["defenses"]["dgp"]["points"] = {"paper": {"drop_largest": 0.05, "drop_smallest": 0.75}}
     params["defenses"]["fedrep"]["points"] = {"private-1": {"private_layers": 1}}
     for name, rounds in (("digits", 4), ("digits-fedavg", 3)):
         scenario = params["scenarios"][name]
         scenario["federation"] |= {"rounds": rounds, "checkpoints": {"init": 0, "early": 2}}
         scenario["observation"]["victims"] = 4
-        scenario["attacks"] = ["ig"]
+        scenario |= {"entrants": ENTRANTS[name], "attacks": ["ig"]}
     params["attacks"]["ig"] = {"iterations": 8}
     params["scoring"]["bootstrap"] = 200
     return params
 
 
-def without_other_scenarios(board: Board) -> None:
-    """Take the stages of scenarios that have no entrants out of the copy's dvc.yaml."""
-    yaml, entered = YAML(), set(board.params["entrants"])
-    pipeline = yaml.load(board / "dvc.yaml")
-    stages = pipeline["stages"]
-    for name in list(stages):
-        if not set(stages[name].get("matrix", {}).get("scenario", ())) <= entered:
-            del stages[name]
-    needed = stages["publish"]["deps"]
-    stages["publish"]["deps"] = [
-        dep for dep in needed if dep[:10] != "artifacts/" or Path(dep).parts[1] in entered
-    ]
-    with open(board / "dvc.yaml", "w", encoding="utf-8") as file:
-        yaml.dump(pipeline, file)
-
-
-def copied(target: Path) -> Board:
-    """A fresh checkout of the repository's files as they are now, without results and lock."""
+def copied(target: Path, source: Path = ROOT) -> Board:
+    """A fresh checkout of a repository's files as they are now; of ours without results and lock."""
+    left_out = LEFT_OUT if source == ROOT else ()
     target.mkdir(parents=True)
     _git(target, "init", "-q")
     # What is not ignored, by the eyes of the new repository: ours may be an unpacked archive.
-    options = (f"--git-dir={target / '.git'}", f"--work-tree={ROOT}")
-    listed = _git(ROOT, *options, "ls-files", "--others", "--exclude-standard")
+    options = (f"--git-dir={target / '.git'}", f"--work-tree={source}")
+    listed = _git(source, *options, "ls-files", "--others", "--exclude-standard")
     for file in map(Path, listed.splitlines()):
-        if not any(file.is_relative_to(place) for place in LEFT_OUT) and (ROOT / file).is_file():
+        if not any(file.is_relative_to(place) for place in left_out) and (source / file).is_file():
             (target / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / file, target / file)
+            shutil.copyfile(source / file, target / file)
     return Board(target)
 
 
