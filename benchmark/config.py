@@ -294,7 +294,7 @@ def _in_full(
     """A scenario with the operating points of its entrants, its attacks' overrides, its seeds."""
     if not isinstance(scenario, dict):
         return scenario
-    inherited = {name: data[name] for name in ("seeds", "saturation") if name in data}
+    inherited: dict[str, Any] = {n: data[n] for n in ("seeds", "saturation") if n in data}
     full = inherited | scenario
     if "entrants" in full:
         full["entrants"] = {

@@ -169,7 +169,7 @@ def test_a_defense_in_one_file_joins(computed):
 
 
 def test_what_was_pulled_is_not_computed_again(computed, tmp_path):
-    """A fresh clone with its lock file and a remote: only a defense that joins there is computed."""
+    """A fresh clone with lock file and remote: only a defense that joins there is computed."""
     remote = tmp_path / "remote"
     for arguments in (("remote", "add", "-d", "-f", "local", str(remote)), ("push",)):
         code, said = computed.call("dvc", *arguments)

@@ -72,10 +72,13 @@ class Board:
         return ran(said)
 
     def changes(self) -> list[str]:
-        """The stages that DVC would run, without what would run because of them."""
+        """The stages that DVC would run, without what would run because of them, and without
+        publishing, which looks every time."""
         code, said = self.call("dvc", "status")
         assert code == 0, said
-        return [line[:-1] for line in said.splitlines() if line.endswith(":") and line[0] != "\t"]
+        lines = [line for line in said.splitlines() if line.endswith(":") and line[0] != "\t"]
+        named = [line[:-1] for line in lines]
+        return [name for name in named if name != "publish"]
 
     def processes(self) -> list[psutil.Process]:
         """Whatever still works inside the copy."""
@@ -146,7 +149,7 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def copied(target: Path, source: Path = ROOT) -> Board:
-    """A fresh checkout of a repository's files as they are now; of ours without results and lock."""
+    """A fresh checkout of a repository's files as they are; of ours without results and lock."""
     left_out = LEFT_OUT if source == ROOT else ()
     target.mkdir(parents=True)
     _git(target, "init", "-q")
