@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from benchmark.defenses.base import Defense, register, require
-from benchmark.defenses.parts.rank import band
+from benchmark.defenses.parts.rank import band, count, share_of
 from benchmark.federated.update import Update
 
 
@@ -50,6 +50,6 @@ class DualGradientPruning(Defense):
         return sent, carried - sent
 
     def _middle(self, tensor: Tensor) -> Tensor:
-        entries, share = tensor.numel(), 1 - self.drop_largest - self.drop_smallest
-        # the share may be a rounding error short of what it says: 1 - 0.05 - 0.75 < 0.2
-        return band(tensor, int(self.drop_largest * entries), max(1, int(share * entries + 1e-6)))
+        entries, largest = tensor.numel(), share_of(self.drop_largest)
+        middle = 1 - largest - share_of(self.drop_smallest)
+        return band(tensor, count(largest, entries), max(1, count(middle, entries)))

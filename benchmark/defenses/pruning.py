@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from benchmark.defenses.base import Defense, register, require
-from benchmark.defenses.parts.rank import band
+from benchmark.defenses.parts.rank import band, count, share_of
 from benchmark.federated.update import Update
 
 
@@ -36,5 +36,6 @@ class GradientPruning(Defense):
     ) -> tuple[Update, Update]:
         """Send the largest entries of the update plus what earlier rounds held back."""
         carried = update + memory
-        sent = carried.map(lambda t: band(t, 0, max(1, int(self.keep * t.numel()))))
+        keep = share_of(self.keep)
+        sent = carried.map(lambda t: band(t, 0, max(1, count(keep, t.numel()))))
         return sent, carried - sent

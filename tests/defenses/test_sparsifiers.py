@@ -47,6 +47,17 @@ def test_dgp_keeps_exactly_one_fifth_of_each_tensor(shape: tuple[int, ...]) -> N
     assert above == tensor.numel() // 20
 
 
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_shares_are_what_is_written(percent: int) -> None:
+    """Of 100 entries a share of .29 is 29: its product in floating point is a bit less."""
+    tensor, share = torch.arange(1, 101).float(), percent / 100
+    pruned = sent_of(build("pruning", {"keep": share}), tensor)
+    assert np.count_nonzero(pruned) == percent
+    fields = {"drop_largest": share, "drop_smallest": 0.0}
+    assert np.count_nonzero(sent_of(build("dgp", fields), tensor)) == 100 - percent
+    assert sent_of(build("dgp", fields), tensor).max() == 100 - percent
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     values=st.lists(st.integers(-3, 3), min_size=1, max_size=150),
