@@ -12,9 +12,12 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+MARK = ".built-by-leakboard"
+"""What a folder holds that a build may replace."""
 
 
 def build(results: Path, site: Path, tables: Path) -> None:
@@ -31,13 +34,13 @@ def build(results: Path, site: Path, tables: Path) -> None:
     from leaderboard.page import write_site
     from leaderboard.tables import write_tables
 
-    for target in (site, tables):
-        _check_target(target, results)
+    tables, site = _checked((tables, site), results)
     fresh = [_staging(target) for target in (tables, site)]
     try:
         write_tables(scenarios, fresh[0])
         write_site(scenarios, fresh[0], fresh[1])
         for folder, target in zip(fresh, (tables, site), strict=True):
+            (folder / MARK).write_text("Built by LeakBoard; replaced whole by the next build.\n")
             _swap(folder, target)
     finally:
         for folder in fresh:
@@ -76,23 +79,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_target(target: Path, results: Path) -> None:
-    """A target is replaced whole, so it must be ours: absent, empty, or something built before."""
+def _checked(targets: Sequence[Path], results: Path) -> list[Path]:
+    """Where the folders really lie. A target is replaced whole, so it must be ours: absent, empty,
+    or marked as built here; and none may hold another one, or the results, or lie in them."""
     from leaderboard.errors import BoardError
 
-    if target.resolve() in (results.resolve(), *results.resolve().parents):
-        raise BoardError(f"{target}: holds the results, it cannot be replaced")
-    if target.exists() and (not target.is_dir() or not _ours(target)):
-        raise BoardError(f"{target}: exists and was not built here; choose another folder")
-
-
-def _ours(target: Path) -> bool:
-    names = {path.name for path in target.iterdir()}
-    return (
-        not names
-        or "index.html" in names
-        or all(name.endswith((".tex", ".md", ".csv")) for name in names)
-    )
+    places = [target.resolve() for target in targets]
+    apart = [*zip(targets, places, strict=True), (results, results.resolve())]
+    for (name, place), (other, taken) in permutations(apart, 2):
+        if place == taken or taken in place.parents:
+            raise BoardError(f"{name}: is or lies in {other}; choose a folder of its own")
+    for target, place in zip(targets, places, strict=True):
+        if place.is_dir() and (not any(place.iterdir()) or (place / MARK).is_file()):
+            continue
+        if place.exists():
+            raise BoardError(f"{target}: exists and was not built here; choose another folder")
+    return places
 
 
 def _staging(target: Path) -> Path:

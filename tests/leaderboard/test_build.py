@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,7 +21,6 @@ from leaderboard import display
 from leaderboard.board import load
 from leaderboard.build import build, main
 from leaderboard.columns import columns, frame, rankings
-from leaderboard.errors import BoardError
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
@@ -495,18 +493,6 @@ def test_a_second_build_replaces_the_first_and_is_identical(
             second = paths[name] / first.relative_to(board[name])
             assert second.is_dir() if first.is_dir() else second.read_bytes() == first.read_bytes()
     assert not (paths["site"] / "stale.html").exists()
-
-
-def test_a_folder_that_was_not_built_here_is_not_replaced(
-    board: dict[str, Path], tmp_path: Path
-) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.docx").write_text("")
-    with pytest.raises(BoardError, match="not built here"):
-        build(board["results"], tmp_path / "home", tmp_path / "tables")
-    assert os.listdir(tmp_path / "home") == ["thesis.docx"]
-    with pytest.raises(BoardError, match="holds the results"):
-        build(board["results"], board["results"], tmp_path / "tables")
 
 
 def test_metric_directions_come_from_the_catalog(board: dict[str, Path], tmp_path: Path) -> None:
