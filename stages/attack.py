@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmark import environment
 from benchmark.campaign import Task, attack_transcripts, leftover, listed, plan, saturation
 from benchmark.cells import Store
 from benchmark.config import load_params
@@ -22,8 +22,8 @@ from stages.places import CELLS
 def attack(scenario: str) -> None:
     """Write a board's guesses, and a list of cells with their statuses."""
     board, out = load_params().board(scenario), artifact(scenario, "guesses")
-    limit = os.environ.get("LEAKBOARD_CELL_SECONDS")
-    tasks = plan(scenario, board, CELLS, float(limit) if limit else None)
+    environment.check()
+    tasks = plan(scenario, board, CELLS, environment.cell_seconds())
     with (
         locked(f"attack/{scenario}"),
         tracked(scenario, "attack") as tracking,

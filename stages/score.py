@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from benchmark import environment
 from benchmark.boards import Sources, assemble
 from benchmark.config import load_params
 from benchmark.entries import entry_path
@@ -19,6 +20,7 @@ def score(scenario: str) -> None:
     """Write the scenario's tables, catalog, provenance and gallery."""
     params = load_params()
     board = params.board(scenario)
+    environment.check()
     with (
         locked(f"score/{scenario}"),
         tracked(scenario, "score", deliver=True) as tracking,

@@ -23,11 +23,18 @@ def device() -> torch.device:
     Raises:
         ValueError: the device is not there.
     """
-    wanted = torch.device(os.environ.get(DEVICE) or "cpu")
-    if wanted.type not in BUDGET:
-        raise ValueError(f"{DEVICE}: {wanted.type!r} is not one of {', '.join(BUDGET)}")
+    name = os.environ.get(DEVICE) or "cpu"
+    try:
+        wanted = torch.device(name)
+    except RuntimeError:
+        wanted = None
+    if wanted is None or wanted.type not in BUDGET:
+        raise ValueError(f"{DEVICE}: {name!r} is not allowed: one of {', '.join(BUDGET)}")
     if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"{DEVICE}: torch finds no CUDA device here")
+        raise ValueError(f"{DEVICE}: {name!r} is not allowed: torch finds no CUDA device here")
+    there = torch.cuda.device_count() if wanted.type == "cuda" else 1
+    if (wanted.index or 0) >= there:
+        raise ValueError(f"{DEVICE}: {name!r} is not allowed: there are {there}, counted from 0")
     return wanted
 
 

@@ -59,7 +59,7 @@ class Traces:
         self._remember(self._calls, key, calls)
         if calls < _PAYS_AFTER:
             return function
-        key = (key, compiling := calls >= _compiled_after())
+        key = (key, compiling := calls >= compiled_after())
         if key not in self._chosen:
             good = _first_good(function, leaves, compiling) if traceable() else function
             self._remember(self._chosen, key, good)
@@ -170,6 +170,15 @@ def _close(found: Tensor, expected: Tensor, rounding: float) -> bool:
     return bool(gap <= rounding * expected.double().norm())
 
 
-def _compiled_after() -> float:
-    value = os.environ.get(COMPILE, "")
-    return int(value) if value.isdecimal() else math.inf
+def compiled_after() -> float:
+    """Calls from which on a function is compiled; infinite where nobody asked for it.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    value = os.environ.get(COMPILE)
+    if not value:
+        return math.inf
+    if not (value.isascii() and value.isdecimal()):
+        raise ValueError(f"{COMPILE}: {value!r} is not allowed: a whole number of calls")
+    return int(value)
