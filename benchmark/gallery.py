@@ -18,6 +18,7 @@ from PIL import Image
 from benchmark.metrics.judges import Judge, Texts
 from benchmark.metrics.tokens import said
 
+CELL = ["attack", "evidence", "settings"]
 GAP = 1
 LIMIT = 16
 """Tiles per row at most."""
@@ -53,7 +54,7 @@ def hang(
         victims: victims.csv.
         seed: whose victims are shown.
         sources: (defense, point, checkpoint, batch size) -> the files of truth and guesses:
-            ``truth``, and ``attack/evidence`` for each cell.
+            ``truth``, and ``attack/evidence/settings`` for each cell.
         folder: where the PNGs go.
         judge: pairs guesses with truths, and tells images from texts.
     """
@@ -72,26 +73,30 @@ def hang(
             & (victims["point"] == row["point"])
             & (victims["checkpoint"] == row["checkpoint"])
             & (victims["batch_size"] == row["batch_size"])
+            & (victims["threat"] != "auxiliary")
         ]
         rows = [truth.reshape(-1, *truth.shape[2:])]
         measure = judge.measures[0]
         labels: list[dict[str, Any]] = [
             {"label": "truth", "attack": "", "evidence": "", measure: []}
         ]
-        for label, chosen in (
-            ("oblivious", _best(scored[scored["knowledge"] == "oblivious"], measure)),
-            ("adaptive", (row["adaptive_attack"], row["adaptive_evidence"])),
+        strongest = scored[
+            (scored["attack"] == row["strongest_attack"])
+            & (scored["evidence"] == row["strongest_evidence"])
+        ]
+        for label, candidates in (
+            ("oblivious", scored[scored["knowledge"] == "oblivious"]),
+            ("adaptive", strongest),
         ):
-            if chosen is None or "/".join(chosen) not in files:
+            own = _best(candidates, measure)
+            if own.empty:
                 continue
-            guesses = load_file(files["/".join(chosen)])["images"]
+            attack, evidence, settings = own.iloc[0][CELL]
+            guesses = load_file(files[f"{attack}/{evidence}/{settings}"])["images"]
             matched = [g[judge.match(g, t)] for g, t in zip(guesses, truth, strict=True)]
             rows.append(np.concatenate(matched))
-            own = scored[(scored["attack"] == chosen[0]) & (scored["evidence"] == chosen[1])]
             found = own.sort_values(["victim", "image"])[measure].round(2).tolist()[:LIMIT]
-            labels.append(
-                {"label": label, "attack": chosen[0], "evidence": chosen[1], measure: found}
-            )
+            labels.append({"label": label, "attack": attack, "evidence": evidence, measure: found})
         count = min(LIMIT, len(rows[0]))
         if isinstance(judge, Texts):
             for line, sentences in zip(labels, rows, strict=True):
@@ -116,12 +121,10 @@ def hang(
     return index
 
 
-def _best(scored: pd.DataFrame, measure: str) -> tuple[str, str] | None:
-    """The attack and evidence with most recovered examples, then the highest median measure."""
+def _best(scored: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The rows of the cell with most recovered examples, then the highest median measure."""
     if scored.empty:
-        return None
-    means = scored.groupby(["attack", "evidence"]).agg(
-        success=("success", "mean"), median=(measure, "median")
-    )
-    attack, evidence = means.sort_values(["success", "median"]).index[-1]
-    return str(attack), str(evidence)
+        return scored
+    means = scored.groupby(CELL).agg(success=("success", "mean"), median=(measure, "median"))
+    best = means.sort_values(["success", "median"]).index[-1]
+    return scored[(scored[CELL] == list(best)).all(axis=1)]

@@ -37,7 +37,7 @@ def score(scenario: str) -> None:
             for point, seed in product(params.defenses[defense].points, params.seeds)
         ]
         tables = [scored[sheet.transcripts] for sheet in sheets]
-        sources = Sources(public, [(sheet, tables[i][0]) for i, sheet in enumerate(sheets)])
+        sources = Sources(public, train, [(sheet, tables[i][0]) for i, sheet in enumerate(sheets)])
         assemble(scenario, params, tau, records, tables, sources, folder, tracking)
 
 

@@ -41,6 +41,7 @@ BOARD: dict[str, Any] = {
                 "checkpoints": {"init": 0, "early": 50},
             },
             "observation": {"victims": 8, "batch_sizes": [1], "side": {"labels": True}},
+            "headline": {"checkpoint": "early", "batch_size": 1},
             "attacks": ["ig"],
         }
     },
@@ -144,7 +145,19 @@ F = "scenarios.digits.federation"
         ("attacks.ig.iteration", 5, ["attacks.ig: 'iteration'", "did you mean iterations?"]),
         ("attacks.ig.iterations", 1.5, ["attacks.ig.iterations: 1.5", "integer"]),
         ("attacks.ig.checkpoints", ["late"], ["attacks.ig.checkpoints: 'late'", "early, init"]),
-        ("scoring", {"folds": 1}, ["scoring.folds: 1"]),
+        ("scoring", {"candidates": 1}, ["scoring.candidates: 1"]),
+        ("scoring", {"bootstrap": 100}, ["scoring: 'bootstrap'", "confidence"]),
+        ("scenarios.digits.headline", ..., ["scenarios.digits.headline: missing"]),
+        (
+            "scenarios.digits.headline.checkpoint",
+            "late",
+            ["scenarios.digits.headline.checkpoint: 'late'", "early, init"],
+        ),
+        (
+            "scenarios.digits.headline.batch_size",
+            4,
+            ["scenarios.digits.headline.batch_size: 4", "observation.batch_sizes: 1"],
+        ),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(tmp_path, key, value, says):
