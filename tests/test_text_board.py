@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
@@ -88,13 +89,13 @@ def test_attacks_are_kept_to_their_batch_sizes(scores: Path) -> None:
     assert set(cells[cells["attack"] == "dager"]["evidence"]) == {"oblivious"}
 
 
-def test_defenses_are_ranked_by_what_leaks(scores: Path) -> None:
+def test_what_ignores_the_defense_alone_is_no_adaptive_figure(scores: Path) -> None:
     ranking = read_table(scores / "ranking.csv").set_index(["defense", "batch_size"])
-    assert ranking.loc[("none", 4), "adaptive_success"] == 1
-    assert ranking.loc[("none", 4), "adaptive_tokens"] == 1
-    assert ranking.loc[("pruning", 4), "adaptive_success"] == 0
-    assert "unproven" in ranking.loc[("pruning", 4), "flags"]
-    assert ranking["adaptive_psnr_median"].isna().all()
+    control, pruned = ranking.loc[("none", 4)], ranking.loc[("pruning", 4)]
+    assert control["recovered"] == control["exact_tokens"] == control["oblivious"] == 1
+    assert pruned["oblivious"] == 0 and "no-adaptive" in pruned["flags"] and pruned["reason"]
+    assert pd.isna(pruned["recovered"]) and pd.isna(pruned["recovered_or_inconclusive"])
+    assert ranking[["psnr_median", "oblivious_psnr_median"]].isna().all(axis=None)
 
 
 def test_the_gallery_quotes_truth_and_guesses(scores: Path) -> None:
