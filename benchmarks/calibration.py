@@ -4,7 +4,9 @@ Boards are simulated: every example of every entry is recovered or not by a coin
 rate, moved on the logit scale by a normal draw for each trained model (an entry and a seed). The
 board's own functions judge them.
 
-    python -m benchmarks.calibration          # prints the table, writes calibration.json
+    python -m benchmarks.calibration
+
+prints the tables of benchmarks/README.md and writes leaderboard/calibration.json, for the page.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from benchmark.metrics.stats import LEVEL, rank_ranges, rate_interval
 from benchmark.records import write_json
 
 README = Path(__file__).with_name("README.md")
-RESULTS = Path(__file__).with_suffix(".json")
+RESULTS = Path(__file__).parents[1] / "leaderboard/calibration.json"
 LAYOUTS = ((3, 8), (4, 16), (8, 16))
 """Seeds, and victims of each."""
 SPREADS = (0.0, 0.5, 1.0)

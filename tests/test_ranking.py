@@ -453,7 +453,8 @@ def test_generic_only_goes_where_own_evidence_was_attacked(status: str, generic:
     ("rates", "psnr", "hit"),
     [
         ((0, 0, 0), (5, 5, 5), False),
-        ((0, 0.5, 0.5), (5, 5, 5), True),
+        ((0, 0.25, 0.25), (5, 5, 5), True),
+        ((0.75, 1, 1), (30, 40, 40), True),
         ((0.5, 1, 1), (20, 40, 40), True),
         ((0, 0.25, 0), (5, 5, 5), True),
         ((0, 0, 0), (5, 6.5, 5), True),

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from benchmark.config import load_params
 from benchmark.data.text import LENGTH
 from benchmark.naming import artifact
-from benchmark.records import read_table
+from benchmark.ranking import Facts, rank
+from benchmark.records import read_table, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,6 +97,14 @@ def test_what_ignores_the_defense_alone_is_no_adaptive_figure(scores: Path) -> N
     assert pruned["oblivious"] == 0 and "no-adaptive" in pruned["flags"] and pruned["reason"]
     assert pd.isna(pruned["recovered"]) and pd.isna(pruned["recovered_or_inconclusive"])
     assert ranking[["psnr_median", "oblivious_psnr_median"]].isna().all(axis=None)
+
+
+def test_ranks_follow_from_the_published_files_alone(scores: Path, tmp_path: Path) -> None:
+    catalog = json.loads((scores / "catalog.json").read_text(encoding="utf-8"))
+    names = ("cells.csv", "victims.csv", "training.csv", "saturation.csv")
+    again = rank(*(read_table(scores / name) for name in names), Facts.of(catalog))
+    write_table(tmp_path / "ranking.csv", again)
+    assert (tmp_path / "ranking.csv").read_bytes() == (scores / "ranking.csv").read_bytes()
 
 
 def test_the_gallery_quotes_truth_and_guesses(scores: Path) -> None:
