@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ import pandas as pd
 from benchmark import provenance
 from benchmark.catalog import catalog
 from benchmark.cells import digest, library_versions
-from benchmark.gallery import hang
+from benchmark.gallery import SOURCE, hang
 from benchmark.metrics.judges import judge_of
-from benchmark.ranking import rank
+from benchmark.ranking import Facts, rank
 from benchmark.records import SCHEMA, TRAINING, read_table, write_json, write_table
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Sources:
-    """The public folder, and every scored sheet with its rows of cells.csv."""
+    """The public and the training folder, and every scored sheet with its rows of cells.csv."""
 
     public: Path
+    train: Path
     sheets: Sequence[tuple[Sheet, Rows]]
 
     def pictures(self) -> dict[tuple[Any, ...], dict[str, Path]]:
@@ -46,7 +47,7 @@ class Sources:
             if place in found:
                 continue
             files = {
-                f"{cell['attack']}/{cell['evidence']}": sheet.guesses / cell["file"]
+                "/".join(cell[name] for name in SOURCE): sheet.guesses / cell["file"]
                 for cell in sheet.cells
                 if cell["status"] in ("ok", "timeout")
             }
@@ -71,7 +72,7 @@ def assemble(
         records: what each training run measured.
         tables: rows of cells.csv, of victims.csv and of saturation.csv, sheet by sheet.
     """
-    from benchmark.data.preparation import read_public
+    from benchmark.data.preparation import read_public, read_training
 
     board = params.board(name)
     cells = [row for own, _, _ in tables for row in own]
@@ -81,16 +82,13 @@ def assemble(
     write_table(folder / "training.csv", [_training(record["training"]) for record in records])
     write_table(folder / "checkpoints.csv", [row for r in records for row in _checkpoints(r)])
     scored = read_table(folder / "victims.csv")
+    about = catalog(name, params, tau, read_training(sources.train).test_labels.tolist())
+    write_json(folder / "catalog.json", about)
     ranking = rank(
-        name, read_table(folder / "cells.csv"), scored, read_table(folder / "training.csv"),
-        read_table(folder / "saturation.csv"), board.seeds, _facts(board.entrants),
-        board.federation.local_steps,
-        confidence=params.scoring.confidence,
-        bootstrap=params.scoring.bootstrap,
-        folds=params.scoring.folds,
+        read_table(folder / "cells.csv"), scored, read_table(folder / "training.csv"),
+        read_table(folder / "saturation.csv"), Facts.of(about),
     )  # fmt: skip
     write_table(folder / "ranking.csv", ranking)
-    write_json(folder / "catalog.json", catalog(name, params, tau))
     facts = read_public(sources.public).facts
     write_json(folder / "provenance.json", origin(params, facts, cells))
     index = hang(
@@ -156,16 +154,3 @@ def _training(record: Mapping[str, Any]) -> dict[str, Any]:
     """A row of training.csv: epsilon is infinite where a defense states none."""
     row = {name: record[name] for name in TRAINING}
     return row | {"epsilon": float("inf") if row["epsilon"] is None else row["epsilon"]}
-
-
-def _facts(entrants: Iterable[str]) -> dict[str, list[str]]:
-    """Flags that a defense has whatever came of it."""
-    from benchmark.defenses.base import get
-    from benchmark.evidence.base import readings
-
-    flags: dict[str, list[str]] = {}
-    for name in entrants:
-        flags[name] = ["randomised"] if get(name).randomised else []
-        if name != "none" and not any(entry.defense == name for entry in readings(name)):
-            flags[name].append("generic-only")
-    return flags

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import TEXTS
@@ -16,37 +18,61 @@ METRICS: dict[str, dict[str, Any]] = {
         "summary": "Share of private examples recovered: the PSNR of an image, or the share of "
         "right words of a sentence, is above tau.",
     },
-    "adaptive_success": {
-        "title": "Adaptive success", "unit": "share", "higher_is_better": False, "low": 0,
-        "high": 1,
-        "summary": "Share of private examples recovered by the strongest attack and reading, "
-        "chosen on other victims than it is scored on: the headline.",
+    "recovered": {
+        "title": "Recovered", "unit": "share", "higher_is_better": False, "low": 0, "high": 1,
+        "summary": "Share of private examples that any attack on any evidence of the board's "
+        "threat recovered: the worst case for each example. Empty where nothing that knows the "
+        "defense was attacked.",
     },
-    "oblivious_success": {
-        "title": "Oblivious success", "unit": "share", "higher_is_better": False, "low": 0,
-        "high": 1,
-        "summary": "Share of private examples recovered by the published attacks, run as if there "
-        "were no defense.",
+    "recovered_or_inconclusive": {
+        "title": "Recovered or inconclusive", "unit": "share", "higher_is_better": False,
+        "low": 0, "high": 1,
+        "summary": "The recovered, and those that were not although the audit does not credit the "
+        "defense with it. A defense is placed before another where even this share of its own is "
+        "significantly below what is recovered of the other.",
+    },
+    "share_exhausted": {
+        "title": "Evidence exhausted", "unit": "share", "higher_is_better": None,
+        "low": 0, "high": 1,
+        "summary": "Share not recovered where the audit credits the defense: a guess explains what "
+        "was sent at least as well as the truth does.",
+    },
+    "share_inconclusive": {
+        "title": "Inconclusive", "unit": "share", "higher_is_better": None, "low": 0, "high": 1,
+        "summary": "Share neither recovered nor credited to the defense: the search failed, or no "
+        "evidence describes the message.",
+    },
+    "rank2": {
+        "title": "Rank within 2 points", "unit": "", "higher_is_better": False, "low": 1,
+        "high": None,
+        "summary": "Possible ranks among defenses that lose at most 2 points of accuracy against "
+        "the control of their kind, each at its strongest such point, chosen by accuracy alone. "
+        "They hold for these trained models; another training may move them.",
+    },
+    "rank5": {
+        "title": "Rank within 5 points", "unit": "", "higher_is_better": False, "low": 1,
+        "high": None,
+        "summary": "The same among defenses that lose at most 5 points of accuracy.",
+    },
+    "oblivious": {
+        "title": "Oblivious", "unit": "share", "higher_is_better": False, "low": 0, "high": 1,
+        "summary": "Share of private examples recovered by any attack that treats messages as if "
+        "there were no defense; equal to the recovered where there is none.",
     },
     "selected_success": {
-        "title": "Selected success", "unit": "share", "higher_is_better": False, "low": 0,
+        "title": "The attacker's own pick", "unit": "share", "higher_is_better": False, "low": 0,
         "high": 1,
         "summary": "Share of private examples recovered where an attacker believes one guess each, "
         "picked by a rule that needs no truth.",
     },
-    "highest_success": {
-        "title": "Highest success", "unit": "share", "higher_is_better": False, "low": 0,
-        "high": 1,
-        "summary": "Share of private examples that any guess recovered; picking that guess takes "
-        "the truth, so this is an upper bound.",
-    },
-    "highest_floor_success": {
-        "title": "Floor of the highest success", "unit": "share", "higher_is_better": None,
+    "floor_success": {
+        "title": "No-attack baseline", "unit": "share", "higher_is_better": None,
         "low": 0, "high": 1,
-        "summary": "The same maximum over the floors of all guesses, which need no message.",
+        "summary": "Share that the best guess made without the message recovers: the same maximum "
+        "per example over as many guesses.",
     },
     "learned_success": {
-        "title": "Learned success", "unit": "share", "higher_is_better": False, "low": 0,
+        "title": "Uses extra data", "unit": "share", "higher_is_better": False, "low": 0,
         "high": 1,
         "summary": "Share of private examples recovered by the strongest attack that learned from "
         "auxiliary data: another threat, part of no other figure.",
@@ -88,7 +114,8 @@ METRICS: dict[str, dict[str, Any]] = {
         "summary": "Mean F-measure of the longest common subsequence of words.",
     },
     "floor_tokens": {
-        "title": "Floor", "unit": "share", "higher_is_better": False, "low": 0, "high": 1,
+        "title": "No-attack baseline", "unit": "share", "higher_is_better": None,
+        "low": 0, "high": 1,
         "summary": "Median share of right words of the best of usual words, nearest auxiliary "
         "sentence, and the attack's guess for another victim of the same label.",
     },
@@ -101,7 +128,8 @@ METRICS: dict[str, dict[str, Any]] = {
         "summary": "Share of guesses nearer to their truth than to other images of its class.",
     },
     "floor_psnr": {
-        "title": "Floor", "unit": "dB", "higher_is_better": False, "low": 0, "high": 60,
+        "title": "No-attack baseline", "unit": "dB", "higher_is_better": None,
+        "low": 0, "high": 60,
         "summary": "Median PSNR of the best of class mean, nearest auxiliary image, and the "
         "attack's guess for another victim of the same label.",
     },
@@ -114,6 +142,12 @@ METRICS: dict[str, dict[str, Any]] = {
         "low": 0, "high": 1,
         "summary": "Mean over clients of their own model's accuracy, test images weighted by the "
         "client's label shares; comparable only among personalised defenses.",
+    },
+    "accuracy_lost": {
+        "title": "Accuracy lost", "unit": "share", "higher_is_better": False,
+        "low": -1, "high": 1,
+        "summary": "Accuracy without a defense less the defense's own: personalised defenses are "
+        "compared with the undefended model on each client's own labels.",
     },
     "epsilon": {
         "title": "Epsilon", "unit": "", "higher_is_better": False, "low": 0, "high": None,
@@ -140,7 +174,7 @@ METRICS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def catalog(name: str, params: Params, tau: float) -> dict[str, Any]:
+def catalog(name: str, params: Params, tau: float, test_labels: Sequence[int]) -> dict[str, Any]:
     """catalog.json of one scenario."""
     from benchmark.attacks.base import get as attack
     from benchmark.defenses.base import get as defense
@@ -158,12 +192,14 @@ def catalog(name: str, params: Params, tau: float) -> dict[str, Any]:
             "summary": cls.summary,
             "note": cls.note,
             "personalised": cls.personalised(),
+            "randomised": cls.randomised,
             "points": points,
         }
         for entry in readings(entrant):
             known[f"{entrant}/{entry.name}"] = {
                 "knowledge": entry.knowledge,
                 "summary": entry.summary,
+                "own": entry.defense == entrant,
             }
     return {
         "schema": SCHEMA,
@@ -195,6 +231,9 @@ def catalog(name: str, params: Params, tau: float) -> dict[str, Any]:
             "side": observation.side.model_dump(),
             "seeds": list(scenario.seeds),
             "tau": tau,
+            "headline": scenario.headline.model_dump(),
+            "chance": max(Counter(test_labels).values()) / len(test_labels),
+            "test_examples": len(test_labels),
         },
         "scoring": params.scoring.model_dump(),
         "defenses": described,
@@ -206,6 +245,10 @@ def catalog(name: str, params: Params, tau: float) -> dict[str, Any]:
                 "summary": attack(each).summary,
                 "threat": attack(each).threat,
                 "parameters": attack(each).configured(**chosen.fields).parameters(),
+                "settings": {
+                    "board": attack(each).configured(**chosen.fields).parameters(),
+                    "published": attack(each).parameters(),
+                },
                 "checkpoints": list(chosen.checkpoints or federation.checkpoints),
             }
             for each, chosen in scenario.attacks.items()

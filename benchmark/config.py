@@ -91,6 +91,14 @@ class Observation(Section):
     back from round to round: those say what it holds."""
 
 
+class Headline(Section):
+    """Where the entries of a scenario are ranked; elsewhere there are intervals and no ranks."""
+
+    checkpoint: Name
+    batch_size: Count
+    """Of the attacked messages."""
+
+
 class Defense(Section):
     """Operating points of one defense, in the order of the file: name -> all its parameters."""
 
@@ -133,6 +141,7 @@ class Scenario(Section):
     """Images of client, test, auxiliary, tuning and report; no image is in two of them."""
     federation: Federation
     observation: Observation
+    headline: Headline
     seeds: tuple[Seed, ...] = Field(min_length=1)
     entrants: dict[Name, Points] = Field(min_length=1)
     """Defense -> its operating points on this board."""
@@ -149,15 +158,11 @@ class Scenario(Section):
 class Scoring(Section):
     """How reconstructions become numbers."""
 
-    bootstrap: Count = 1000
-    """Resamples behind each interval."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     psnr_tau_min: Annotated[float, Field(ge=0, lt=60)] = 20.0
     """Least PSNR in dB that counts as recovered."""
     candidates: Annotated[int, Field(ge=2, le=10**6)] = 100
     """Images that an identified victim is told apart from, itself included."""
-    folds: Annotated[int, Field(ge=2, le=1000)] = 5
-    """Of the cross-fitting that picks the strongest attack."""
 
 
 class Params(Section):
@@ -398,6 +403,12 @@ def _check_scenario(key: str, scenario: Scenario) -> None:
     if scenario.data in TEXTS and scenario.federation.server == "malicious":
         raise wrong(f"{key}.federation.server", "malicious", "the imprint block reads images only")
     _check_federation(f"{key}.federation", scenario.federation)
+    choose(f"{key}.headline.checkpoint", scenario.headline.checkpoint,
+           scenario.federation.checkpoints)  # fmt: skip
+    if scenario.headline.batch_size not in scenario.observation.batch_sizes:
+        allowed = ", ".join(map(str, scenario.observation.batch_sizes))
+        raise wrong(f"{key}.headline.batch_size", scenario.headline.batch_size,
+                    f"must be one of observation.batch_sizes: {allowed}")  # fmt: skip
 
 
 def _check_federation(key: str, federation: Federation) -> None:

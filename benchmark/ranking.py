@@ -1,260 +1,270 @@
-"""From scored images to ranks: the strongest attack on every operating point, and ties as ties.
+"""From scored guesses to ranks: the worst case of every operating point, and ties as ties.
 
-Leakage is compared at one checkpoint and attacked batch size, over the same victims for all. A
-victim that the strongest attack did not recover counts as leaked all the same where the audit
-does not credit the defense with it: it credits nothing else than evidence that ran out.
+What is recovered is counted per private example, whichever attack on whichever evidence found it.
+What is not recovered is either credited to the defense by the audit, or inconclusive. A defense is
+placed before another only if it leaks less even where all its own inconclusive examples are
+counted as leaked and none of the other's. Nothing is read here but the published tables and
+:class:`Facts`, which the published catalog has, so that ranks can be computed again from the files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from benchmark.metrics import audit
-from benchmark.metrics.stats import CrossFit, cross_fit, rank_groups, rate_interval
+from benchmark.metrics.stats import exceeds, per_victim, rank_ranges, rate_interval
 
 POINT = ["defense", "point"]
 PLACE = ["checkpoint", "batch_size"]
 IMAGE = ["seed", "victim", "image"]
 SCORED = ("ok", "timeout", "unsupported")
 """Statuses that do not hold a ranking back: an unsupported cell has its reason."""
+ATTACKED = ("ok", "timeout")
+"""Statuses of cells that have guesses."""
+CONTROL = "none"
+INCONCLUSIVE = "inconclusive"
+"""A row's verdict where neither recovery nor protection is shown for many of its examples."""
+CLASSES = {"rank2": 0.02, "rank5": 0.05}
+"""Budget classes: columns of ranks -> the share of accuracy that an entry may lose at most."""
+WORKING = 0.8
+"""Share that the attacks must recover without a defense before anybody is ranked."""
+RULINGS = {
+    "weak-control": "without a defense too little is recovered",
+    "broken-control": "without a defense the truth does not explain the messages",
+    "no-headroom": "without a defense no more is recovered than without the messages",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What ranks depend on beside the tables."""
+
+    scenario: str
+    seeds: Sequence[int]
+    checkpoint: str
+    batch_size: int
+    """Checkpoint and attacked batch size at which entries are ranked: the headline."""
+    local_steps: int
+    """Batches behind one message."""
+    confidence: float
+    chance: float
+    """The largest class's share of the test set."""
+    test_examples: int
+    personalised: frozenset[str] = frozenset()
+    """Defenses whose accuracy is that of clients' own models."""
+    randomised: frozenset[str] = frozenset()
+    own_evidence: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Defense -> the names of evidence that was written for it."""
+
+    @classmethod
+    def of(cls, catalog: Mapping[str, Any]) -> Facts:
+        """As a catalog.json states them."""
+        about, defenses = catalog["scenario"], catalog["defenses"]
+        own: dict[str, set[str]] = {name: set() for name in defenses}
+        for key, evidence in catalog["evidence"].items():
+            defense, name = key.split("/")
+            if evidence["own"]:
+                own[defense].add(name)
+        return cls(
+            scenario=about["name"],
+            seeds=about["seeds"],
+            checkpoint=about["headline"]["checkpoint"],
+            batch_size=about["headline"]["batch_size"],
+            local_steps=about["local_steps"],
+            confidence=catalog["scoring"]["confidence"],
+            chance=about["chance"],
+            test_examples=about["test_examples"],
+            personalised=frozenset(n for n, each in defenses.items() if each["personalised"]),
+            randomised=frozenset(n for n, each in defenses.items() if each["randomised"]),
+            own_evidence={name: frozenset(found) for name, found in own.items()},
+        )
+
+
+Row = dict[str, Any]
+Bounds: TypeAlias = pd.DataFrame
+"""Per (seed, victim): ``low`` examples recovered, and ``high`` with the inconclusive ones."""
 
 
 def rank(
-    scenario: str,
     cells: pd.DataFrame,
     victims: pd.DataFrame,
     training: pd.DataFrame,
     saturation: pd.DataFrame,
-    seeds: Sequence[int],
-    facts: Mapping[str, Sequence[str]],
-    local_steps: int,
-    *,
-    confidence: float,
-    bootstrap: int,
-    folds: int,
-) -> list[dict[str, Any]]:
-    """Rows of ranking.csv, checkpoint by checkpoint, the best ranks first.
+    facts: Facts,
+) -> list[Row]:
+    """Rows of ranking.csv: the headline's first, the best ranks first; then place by place.
 
-    Args:
-        cells, victims, training, saturation: the scenario's tables.
-        seeds: all that a complete row has.
-        facts: defense -> flags that it has whatever came of it.
-        local_steps: batches behind one message.
+    Points are in the order of ``cells``, which is that of params.yaml.
     """
-    rows: list[dict[str, Any]] = []
-    for place, here in cells.groupby(PLACE, sort=False):
-        checkpoint, batch_size = place
+    groups: list[tuple[bool, list[Row]]] = []
+    for (checkpoint, batch_size), here in cells.groupby(PLACE, sort=False):
         found = victims[
             (victims["checkpoint"] == checkpoint) & (victims["batch_size"] == batch_size)
         ]
-        group: list[dict[str, Any]] = []
-        leakage: dict[int, pd.Series] = {}
+        group: list[Row] = []
+        leaked: list[Bounds | None] = []
         for (defense, point), own in here.groupby(POINT, sort=False):
             images = found[(found["defense"] == defense) & (found["point"] == point)]
-            row, credited = _row(images, own, seeds, folds, confidence, bootstrap)
+            row, bounds = _row(str(defense), images, own, facts)
             row |= {
-                "scenario": scenario,
+                "scenario": facts.scenario,
                 "defense": defense,
                 "point": point,
                 "checkpoint": checkpoint,
                 "batch_size": batch_size,
-                **_utility(training, str(defense), str(point)),
+                **_utility(training, str(defense), str(point), facts),
             }
-            row["flags"] += facts.get(str(defense), ())
-            if _rising(saturation, row):
-                row["flags"].append("budget-hit")
-            if batch_size * local_steps == 1:
-                row["flags"].append("probe")
-            if credited is not None:
-                leakage[len(group)] = credited
+            row["flags"] += _flags(row, own, saturation, facts)
             group.append(row)
-        _place(group, leakage, confidence)
-        rows += sorted(group, key=_order)
-    return [{**row, "flags": ";".join(row["flags"])} for row in rows]
+            leaked.append(bounds)
+        headline = (checkpoint, batch_size) == (facts.checkpoint, facts.batch_size)
+        _judge(group, leaked, headline, facts)
+        groups.append((headline, sorted(group, key=_order)))
+    groups.sort(key=lambda entry: not entry[0])
+    return [{**row, "flags": ";".join(row["flags"])} for _, group in groups for row in group]
 
 
 def _row(
-    images: pd.DataFrame, cells: pd.DataFrame, seeds: Sequence[int], folds: int,
-    confidence: float, bootstrap: int,
-) -> tuple[dict[str, Any], pd.Series | None]:  # fmt: skip
-    """One operating point's row and leakage by victim; None where it must not be ranked."""
-    flags: list[str] = []
+    defense: str, images: pd.DataFrame, cells: pd.DataFrame, facts: Facts
+) -> tuple[Row, Bounds | None]:
+    """What leaked at one operating point; no bounds where it must not be ranked."""
     missing = not cells["status"].isin(SCORED).all()
-    missing |= set(cells["seed"]) != set(seeds) or images.empty
-    row: dict[str, Any] = {
-        "flags": flags, "n": 0, "status": "failed" if missing else "ok", "verdict": "",
-        "rank_lo": None, "rank_hi": None, "share_failed": None, "share_exhausted": None,
-        "share_uncredited": None,
+    missing |= set(cells["seed"]) != set(facts.seeds) or images.empty
+    row: Row = {
+        "flags": ["missing-cells"] if missing else [], "reason": "", "verdict": "",
+        "n": 0, "n_victims": 0, "status": "failed" if missing else "ok",
+        "share_exhausted": None, "share_inconclusive": None,
         "floor_success": None, "floor_psnr": None,
-        "adaptive_attack": "", "adaptive_evidence": "",
     }  # fmt: skip
-    for side in ("oblivious", "adaptive", "selected", "learned"):
-        for part in ("success", "lo", "hi", "psnr_median", "tokens"):
-            row[f"{side}_{part}"] = None
-    row |= {"highest_success": None, "highest_floor_success": None}
-    row |= {"learned_attack": "", "learned_evidence": ""}
-    if missing:
-        flags.append("missing-cells")
-    if images.empty:
-        return row, None
-    images = images.assign(column=images["attack"] + "/" + images["evidence"])
+    row |= dict.fromkeys(f"{name}_{end}" for name in CLASSES for end in ("lo", "hi"))
     learned = images["threat"] == "auxiliary"
-    row |= _learned(images[learned], folds, confidence, bootstrap)
+    row |= _figure("learned", images[learned], facts)
+    row["learned_attack"], row["learned_evidence"] = _strongest(images[learned])
     images = images[~learned]
-    if images.empty:
+    row |= _figure("oblivious", images[images["knowledge"] == "oblivious"], facts)
+    row |= _figure("selected", images[images["selected"] == 1], facts)
+    if not images.empty:
+        baseline = images.groupby(IMAGE)[["floor_success", "floor_psnr"]].max()
+        row |= {
+            "n": len(baseline),
+            "n_victims": len(images[["seed", "victim"]].drop_duplicates()),
+            "floor_success": float(baseline["floor_success"].mean()),
+            "floor_psnr": float(baseline["floor_psnr"].median()),
+        }
+    if defense != CONTROL and not images["knowledge"].isin(("paper", "adaptive")).any():
+        row["flags"].append("no-adaptive")
+        row["reason"] = "no attack ran on evidence that knows the defense"
+        images = images[:0]
+    row |= _figure("recovered", images, facts)
+    row["strongest_attack"], row["strongest_evidence"] = _strongest(images)
+    best = _audited(images)
+    row |= _interval("recovered_or_inconclusive", best, "leaked", facts)
+    if best.empty:
         return row, None
-    for side, chosen in (
-        ("oblivious", images[images["knowledge"] == "oblivious"]),
-        ("adaptive", images),
-    ):
-        if chosen.empty:  # its cells failed; the row says so
-            continue
-        fit, picked = _strongest(chosen, folds)
-        row |= _estimated(side, fit.scores, picked, confidence, bootstrap)
-    row |= _selected(images, confidence, bootstrap)
-    attack, evidence = fit.attack.split("/")
-    found = audit.shares(picked["verdict"].tolist())
-    row |= {
-        "n": len(picked),
-        "adaptive_attack": attack,
-        "adaptive_evidence": evidence,
-        "floor_success": float(picked["floor_success"].mean()),
-        "floor_psnr": float(picked["floor_psnr"].median()),
-        "share_failed": found[audit.FAILED] + found[audit.BROKEN],
-        "share_exhausted": found[audit.EXHAUSTED],
-        "verdict": audit.summary(picked["verdict"].tolist()),
-    }
-    credit = audit.credit(images).loc[pd.MultiIndex.from_frame(picked[IMAGE])].to_numpy()
-    picked = picked.assign(uncredited=(picked["success"] == 0) & ~credit)
-    row["share_uncredited"] = float(picked["uncredited"].mean())
-    if row["share_uncredited"] > audit.TOLERANCE:
-        flags.append("unproven")
-    leaked = (picked["success"] + picked["uncredited"]).groupby([picked["seed"], picked["victim"]])
-    return row, None if missing else leaked.mean()
+    row["share_exhausted"] = float(best["exhausted"].mean())
+    row["share_inconclusive"] = float(best["inconclusive"].mean())
+    row["verdict"] = _verdict(best)
+    if row["share_inconclusive"] > audit.TOLERANCE:
+        row["flags"].append("inconclusive")
+    bounds = best.groupby(["seed", "victim"]).agg(low=("success", "sum"), high=("leaked", "sum"))
+    return row, None if missing else bounds
 
 
-def _estimated(
-    side: str, scores: Any, images: pd.DataFrame, confidence: float, bootstrap: int
-) -> dict[str, Any]:
-    """One of the figures of a row: mean over victims, its interval, and how good the guesses are:
-    the images' median PSNR, or the sentences' mean share of right words."""
-    estimate = rate_interval(scores, level=confidence, resamples=bootstrap)
-    return {
-        f"{side}_success": estimate.mean,
-        f"{side}_lo": estimate.lo,
-        f"{side}_hi": estimate.hi,
-        f"{side}_psnr_median": float(images["psnr"].median()),
-        f"{side}_tokens": float(images["exact_tokens"].mean()),
-    }
+FIGURES = {
+    "recovered": ("recovered", "recovered", "psnr_median", "exact_tokens"),
+    "oblivious": ("oblivious", "oblivious", "oblivious_psnr_median", "oblivious_tokens"),
+    "selected": ("selected_success", "selected", "selected_psnr_median", "selected_tokens"),
+    "learned": ("learned_success", "learned", "learned_psnr_median", "learned_tokens"),
+}
+"""Figure -> columns of the share, of its interval (with ``_lo``, ``_hi``), and of the measures."""
 
 
-def _selected(images: pd.DataFrame, confidence: float, bootstrap: int) -> dict[str, Any]:
-    """What an attacker would believe, and what it could believe at best: per image the maximum
-    over all guesses, beside the same maximum over the guesses without leakage."""
-    believed = images[images["selected"] == 1]
-    scores = believed.groupby(["seed", "victim"])["success"].mean().to_numpy()
-    highest = images.groupby(IMAGE)[["success", "floor_success"]].max().mean()
-    return {
-        **_estimated("selected", scores, believed, confidence, bootstrap),
-        "highest_success": float(highest["success"]),
-        "highest_floor_success": float(highest["floor_success"]),
-    }
+def _figure(name: str, images: pd.DataFrame, facts: Facts) -> Row:
+    """What the best guess of every example makes of it: the share recovered and its interval, the
+    images' median PSNR, the sentences' mean share of right words."""
+    best = _best(images)
+    share, interval, psnr, tokens = FIGURES[name]
+    row = _interval(interval, best, "success", facts)
+    row[share] = row.pop(interval)
+    row[psnr] = None if best.empty else float(best["psnr"].median())
+    row[tokens] = None if best.empty else float(best["exact_tokens"].mean())
+    return row
 
 
-def _learned(images: pd.DataFrame, folds: int, confidence: float, bootstrap: int) -> dict[str, Any]:
-    """The strongest of the attacks that learned from auxiliary data."""
+def _best(images: pd.DataFrame) -> pd.DataFrame:
+    """The best guess of every private example: the highest in the first measure."""
+    ranked = images.assign(quality=_quality(images), clean=images["verdict"] == audit.OK)
+    order = ["success", "quality", "clean"]
+    ranked = ranked.sort_values(order, ascending=False, kind="stable")
+    return ranked.drop_duplicates(IMAGE).sort_values(IMAGE)
+
+
+def _quality(images: pd.DataFrame) -> pd.Series:
+    """The first measure: of images PSNR, of sentences the share of right words."""
+    return images["psnr"].fillna(images["exact_tokens"])
+
+
+def _interval(name: str, best: pd.DataFrame, column: str, facts: Facts) -> Row:
+    """Mean over examples with its interval over victims."""
+    if best.empty:
+        return dict.fromkeys((name, f"{name}_lo", f"{name}_hi"))
+    victims = list(zip(best["seed"], best["victim"], strict=True))
+    found = rate_interval(per_victim(best[column], victims), level=facts.confidence)
+    return {name: found.mean, f"{name}_lo": found.lo, f"{name}_hi": found.hi}
+
+
+def _strongest(images: pd.DataFrame) -> tuple[str, str]:
+    """The attack and evidence that recover most, then with the highest median measure."""
     if images.empty:
-        return {}
-    fit, picked = _strongest(images, folds)
-    attack, evidence = fit.attack.split("/")
-    return {
-        **_estimated("learned", fit.scores, picked, confidence, bootstrap),
-        "learned_attack": attack,
-        "learned_evidence": evidence,
-    }
-
-
-def _rising(saturation: pd.DataFrame, row: Mapping[str, Any]) -> bool:
-    """Whether the largest budget still found more than the one before: another victim, or a
-    decibel in the median where victims are left."""
-    place = ["defense", "point", *PLACE]
-    own = saturation[(saturation[place] == [row[k] for k in place]).all(axis=1)]
-    if len(own) < 2:
-        return False
-    less, most = (own.sort_values("budget").iloc[k] for k in (-2, -1))
-    if most["success_rate"] > less["success_rate"]:
-        return True
-    return bool(most["success_rate"] < 1 and most["psnr_median"] > less["psnr_median"] + 1)
-
-
-def _strongest(images: pd.DataFrame, folds: int) -> tuple[CrossFit, pd.DataFrame]:
-    """The cross-fitted choice among attack/evidence columns, and the images as it scored them."""
-
-    def table(measure: str) -> pd.DataFrame:
-        return images.pivot_table(index=["seed", "victim"], columns="column", values=measure)
-
-    images = images.assign(quality=images["psnr"].fillna(images["exact_tokens"]))
-    success, quality = table("success"), table("quality")
-    fit = cross_fit(
-        {name: success[name].to_numpy() for name in success},
-        ties={name: quality[name].to_numpy() for name in quality},
-        folds=folds,
+        return "", ""
+    found = (
+        images.assign(quality=_quality(images))
+        .groupby(["attack", "evidence", "settings"], sort=False)
+        .agg(success=("success", "sum"), quality=("quality", "median"))
+        .sort_values(["success", "quality"], ascending=False, kind="stable")
     )
-    chosen = pd.Series(fit.chosen, index=success.index, name="chosen").reset_index()
-    merged = images.merge(chosen, on=["seed", "victim"])
-    picked = merged[merged["column"] == merged["chosen"]]
-    return fit, picked.sort_values(["seed", "victim", "image"])
+    attack, evidence, _ = found.index[0]
+    return str(attack), str(evidence)
 
 
-def _place(
-    group: list[dict[str, Any]], leakage: Mapping[int, pd.Series], confidence: float
-) -> None:
-    """Fill in the ranks of one checkpoint, unless its control rules them out.
-
-    Without a defense the attacks must work: where even the truth does not explain the message
-    (``broken-control``), or nothing exceeds the floor (``no-headroom``), nobody is ranked; where
-    their optimisers fail, everybody's row says so (``weak-control``).
-    """
-    control = next((row for row in group if row["defense"] == "none"), None)
-    ruling = None if control is None else _ruling(control)
-    for row in group:
-        row["flags"] += [ruling] if ruling else []
-    if ruling in ("broken-control", "no-headroom"):
-        return
-    everyone = max((values.index for values in leakage.values()), key=len, default=None)
-    comparable = {}
-    for index, values in leakage.items():
-        if values.index.equals(everyone):
-            comparable[str(index)] = values.to_numpy()
-        else:  # some of its victims were never attacked
-            group[index]["flags"].append("missing-cells")
-            group[index]["status"] = "failed"
-    ranks = rank_groups(comparable, level=confidence)
-    for name, (lo, hi) in ranks.items():
-        group[int(name)]["rank_lo"], group[int(name)]["rank_hi"] = lo, hi
+def _audited(images: pd.DataFrame) -> pd.DataFrame:
+    """The best guesses, each example recovered, exhausted or inconclusive."""
+    best = _best(images)
+    credit = audit.credit(images).loc[pd.MultiIndex.from_frame(best[IMAGE])].to_numpy()
+    lost = best["success"] == 0
+    return best.assign(
+        exhausted=lost & credit,
+        inconclusive=lost & ~credit,
+        leaked=best["success"] + (lost & ~credit),
+    )
 
 
-def _ruling(control: Mapping[str, Any]) -> str | None:
-    if control["verdict"] == audit.BROKEN:
-        return "broken-control"
-    if control["verdict"] == audit.FAILED:
-        return "weak-control"
-    low = control["adaptive_lo"]
-    return "no-headroom" if low is not None and low <= control["floor_success"] else None
+def _verdict(best: pd.DataFrame) -> str:
+    """The gravest verdict that more than a tenth of the examples have."""
+    if (best["verdict"] == audit.BROKEN).any():
+        return audit.BROKEN
+    if best["inconclusive"].mean() > audit.TOLERANCE:
+        return INCONCLUSIVE
+    return audit.EXHAUSTED if best["exhausted"].mean() > audit.TOLERANCE else audit.OK
 
 
-def _utility(training: pd.DataFrame, defense: str, point: str) -> dict[str, Any]:
+def _utility(training: pd.DataFrame, defense: str, point: str, facts: Facts) -> Row:
     """Means over seeds of what the same operating point cost; epsilon is the largest."""
     runs = training[(training["defense"] == defense) & (training["point"] == point)]
     columns = (
         "accuracy_global", "accuracy_personal", "uplink_bytes", "downlink_bytes", "client_seconds",
     )  # fmt: skip
-    found: dict[str, Any] = {name: _mean(runs[name]) for name in columns}
+    found: Row = {name: _mean(runs[name]) for name in columns}
     found["bytes_to_target"] = _mean(runs["bytes_to_target"])
     found["epsilon"] = float(runs["epsilon"].max()) if len(runs) else None
+    kind = "accuracy_personal" if defense in facts.personalised else "accuracy_global"
+    control = _mean(training[training["defense"] == CONTROL][kind])
+    known = control is not None and found[kind] is not None
+    found["accuracy_lost"] = control - found[kind] if known else None
     return found
 
 
@@ -263,7 +273,140 @@ def _mean(values: pd.Series) -> float | None:
     return None if values.isna().any() or values.empty else float(values.mean())
 
 
-def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    ranked = row["rank_lo"] is not None
-    leak = row["adaptive_success"] if row["adaptive_success"] is not None else 2.0
-    return (not ranked, row["rank_lo"] or 0, row["rank_hi"] or 0, leak, row["defense"])
+def _flags(row: Row, cells: pd.DataFrame, saturation: pd.DataFrame, facts: Facts) -> list[str]:
+    """What else a reader must know of a row."""
+    defense = row["defense"]
+    attacked = set(cells[cells["status"].isin(ATTACKED)]["evidence"])
+    kind = "accuracy_personal" if defense in facts.personalised else "accuracy_global"
+    trials = facts.test_examples * len(facts.seeds)
+    found = {
+        "probe": row["batch_size"] * facts.local_steps == 1,
+        "randomised": defense in facts.randomised,
+        "generic-only": defense != CONTROL
+        and not attacked & facts.own_evidence.get(defense, frozenset()),
+        "budget-hit": _rising(saturation, row),
+        "no-own-control": row["accuracy_lost"] is None,
+        "chance-accuracy": row[kind] is not None
+        and not exceeds(row[kind], trials, facts.chance, level=facts.confidence),
+    }
+    return [name for name, holds in found.items() if holds]
+
+
+def _rising(saturation: pd.DataFrame, row: Row) -> bool:
+    """Whether any larger budget found more than the published one: another victim, or a decibel
+    in the median where victims are left."""
+    place = [*POINT, *PLACE]
+    own = saturation[(saturation[place] == [row[k] for k in place]).all(axis=1)]
+    for _, curve in own.groupby(["seed", "attack", "evidence"], sort=False):
+        for _, base in curve[curve["budget"] == 1].iterrows():
+            more = curve[curve["budget"] > 1]
+            nearer = (more["success_rate"] < 1) & (more["psnr_median"] > base["psnr_median"] + 1)
+            if ((more["success_rate"] > base["success_rate"]) | nearer).any():
+                return True
+    return False
+
+
+def _judge(group: list[Row], leaked: Sequence[Bounds | None], headline: bool, facts: Facts) -> None:
+    """Fill in the ranks of the headline's rows, or the reason why a row has none."""
+    control = next((i for i, row in enumerate(group) if row["defense"] == CONTROL), None)
+    reference = max((b.index for b in leaked if b is not None), key=len, default=None)
+    usable: dict[int, Bounds] = {}
+    for index, (row, bounds) in enumerate(zip(group, leaked, strict=True)):
+        if bounds is None:
+            continue
+        if bounds.index.equals(reference):
+            usable[index] = bounds
+        else:  # some of its victims were never attacked
+            row["flags"].append("missing-cells")
+            row["status"] = "failed"
+    rulings = [] if control is None else _rulings(group[control])
+    for row in group:
+        row["flags"] += rulings
+    if not headline:
+        return
+    barred = None
+    if control is None or control not in usable:
+        barred = "the undefended control is missing or lacks cells"
+    elif "chance-accuracy" in group[control]["flags"]:
+        barred = "the undefended control is not above chance"
+    elif rulings:
+        barred = RULINGS[rulings[0]]
+    chosen = [_entries(group, limit) for limit in CLASSES.values()]
+    families = [] if barred else [
+        [index for index in entries if index in usable] for entries in chosen
+    ]  # fmt: skip
+    _rank(group, usable, [f if len(f) > 1 else [] for f in families], facts)
+    standing = {index for entries in chosen for index in entries}
+    for index, row in enumerate(group):
+        if not _ranked(row) and not row["reason"]:
+            row["reason"] = barred or _unranked(row, index in standing)
+
+
+def _rulings(control: Row) -> list[str]:
+    """Why nobody here can be ranked: without a defense the attacks must work."""
+    if control["recovered"] is None:
+        return []
+    found = {
+        "weak-control": control["recovered"] < WORKING,
+        "broken-control": control["verdict"] == audit.BROKEN,
+        "no-headroom": control["recovered_lo"] <= control["floor_success"],
+    }
+    return [name for name, holds in found.items() if holds]
+
+
+def _entries(group: Sequence[Row], limit: float) -> list[int]:
+    """One row per defense in the class that loses at most ``limit``: its strongest point there,
+    chosen by accuracy alone; the later point of equals."""
+    chosen: dict[str, int] = {}
+    for index, row in enumerate(group):
+        lost = row["accuracy_lost"]
+        control = row["defense"] == CONTROL
+        if not control and (lost is None or lost > limit + 1e-9):
+            continue
+        if not control and "chance-accuracy" in row["flags"]:
+            continue
+        held = chosen.get(row["defense"])
+        if held is None or control or lost >= group[held]["accuracy_lost"]:
+            chosen[row["defense"]] = index
+    return list(chosen.values())
+
+
+def _rank(
+    group: list[Row], usable: Mapping[int, Bounds], families: Sequence[Sequence[int]], facts: Facts
+) -> None:
+    entrants = sorted({index for family in families for index in family})
+    if not entrants:
+        return
+    places = usable[entrants[0]].index
+    found = rank_ranges(
+        {str(i): (usable[i]["low"].to_numpy(), usable[i]["high"].to_numpy()) for i in entrants},
+        places.get_level_values("seed").tolist(),
+        [[str(index) for index in family] for family in families],
+        level=facts.confidence,
+    )
+    for name, ranges in zip(CLASSES, found, strict=True):
+        for index, (low, high) in ranges.items():
+            group[int(index)] |= {f"{name}_lo": low, f"{name}_hi": high}
+
+
+def _ranked(row: Row) -> bool:
+    return any(row[f"{name}_hi"] is not None for name in CLASSES)
+
+
+def _unranked(row: Row, standing: bool) -> str:
+    """Why a row of the headline has no rank though others may."""
+    if "missing-cells" in row["flags"]:
+        return "cells are missing"
+    if "no-own-control" in row["flags"]:
+        return "its accuracy was not measured, or no control's of its kind"
+    if "chance-accuracy" in row["flags"]:
+        return "its accuracy is not above chance"
+    if row["accuracy_lost"] > max(CLASSES.values()) + 1e-9:
+        return "it loses more accuracy than any budget class allows"
+    return "nothing to compare it with" if standing else "another point stands for its defense"
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    ranks = [row[f"{name}_hi"] or float("inf") for name in CLASSES]
+    leak = row["recovered_or_inconclusive"]
+    return (not _ranked(row), *ranks, 2.0 if leak is None else leak, row["defense"])

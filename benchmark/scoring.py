@@ -315,11 +315,7 @@ def _aggregate(sheet: Sheet, images: Sequence[Mapping[str, Any]]) -> dict[str, A
         return np.array([image[name] for image in images], float)
 
     victims = [image["victim"] for image in images]
-    success = rate_interval(
-        per_victim(column("success"), victims),
-        level=sheet.scoring.confidence,
-        resamples=sheet.scoring.bootstrap,
-    )
+    success = rate_interval(per_victim(column("success"), victims), level=sheet.scoring.confidence)
     verdicts = [image["verdict"] for image in images]
     found = audit.shares(verdicts)
     return {

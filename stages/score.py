@@ -38,7 +38,7 @@ def score(scenario: str) -> None:
         index = json.loads((models / "index.json").read_text(encoding="utf-8"))
         records = [read_record(entry_path(models, each["entry"])) for each in index]
         tables = [scored[sheet.transcripts] for sheet in sheets]
-        sources = Sources(public, [(sheet, tables[i][0]) for i, sheet in enumerate(sheets)])
+        sources = Sources(public, train, [(sheet, tables[i][0]) for i, sheet in enumerate(sheets)])
         assemble(scenario, params, tau, records, tables, sources, folder, tracking)
 
 

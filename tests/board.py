@@ -107,7 +107,7 @@ class Board:
             saturation=[],
             attacks={"ig": fields, "dlg": fields},
             tau=threshold(public, train, 20.0),
-            scoring=Scoring(bootstrap=200, candidates=20),
+            scoring=Scoring(candidates=20),
         )
 
 

@@ -41,6 +41,7 @@ BOARD: dict[str, Any] = {
                 "checkpoints": {"init": 0, "early": 50},
             },
             "observation": {"victims": 8, "batch_sizes": [1], "side": {"labels": True}},
+            "headline": {"checkpoint": "early", "batch_size": 1},
             "entrants": ["none", "dgp"],
             "attacks": ["ig"],
         }
@@ -184,7 +185,19 @@ F = "scenarios.digits.federation"
         ("attacks.ig.iteration", 5, ["attacks.ig: 'iteration'", "did you mean iterations?"]),
         ("attacks.ig.iterations", 1.5, ["attacks.ig.iterations: 1.5", "integer"]),
         ("attacks.ig.checkpoints", ["late"], ["attacks.ig.checkpoints: 'late'", "early, init"]),
-        ("scoring", {"folds": 1}, ["scoring.folds: 1"]),
+        ("scoring", {"candidates": 1}, ["scoring.candidates: 1"]),
+        ("scoring", {"bootstrap": 100}, ["scoring: 'bootstrap'", "confidence"]),
+        ("scenarios.digits.headline", ..., ["scenarios.digits.headline: missing"]),
+        (
+            "scenarios.digits.headline.checkpoint",
+            "late",
+            ["scenarios.digits.headline.checkpoint: 'late'", "early, init"],
+        ),
+        (
+            "scenarios.digits.headline.batch_size",
+            4,
+            ["scenarios.digits.headline.batch_size: 4", "observation.batch_sizes: 1"],
+        ),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(tmp_path, key, value, says):
@@ -246,7 +259,9 @@ def _loads_or_complains(path: Path) -> None:
         assert len(str(error).splitlines()) == 1
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(key=st.sampled_from(_keys(BOARD)), value=junk)
 def test_junk_anywhere_is_params_or_a_complaint(tmp_path, key, value):
     with open(tmp_path / "p.yaml", "w", encoding="utf-8", errors="replace") as file:
@@ -254,7 +269,9 @@ def test_junk_anywhere_is_params_or_a_complaint(tmp_path, key, value):
     _loads_or_complains(tmp_path / "p.yaml")
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=st.text(max_size=60) | st.text("{}[]:,&*!|>-?# \n\ta1.'\"", max_size=40))
 def test_any_text_is_params_or_a_complaint(tmp_path, text):
     (tmp_path / "p.yaml").write_text(text, encoding="utf-8", errors="replace")

@@ -23,9 +23,11 @@ from benchmark.records import (
 
 TEXT = {"scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "labels",
         "status", "reason", "verdict", "strategy", "commit", "machine", "flags", "adversary",
-        "privacy_unit", "threat", "adaptive_attack", "adaptive_evidence", "learned_attack",
-        "learned_evidence"}  # fmt: skip
-WORDS = {"status": "ok", "knowledge": "adaptive", "verdict": "ok", "point": "0.10", "reason": ""}
+        "privacy_unit", "threat", "settings", "strongest_attack", "strongest_evidence",
+        "learned_attack", "learned_evidence"}  # fmt: skip
+WORDS = {"status": "ok", "knowledge": "adaptive", "verdict": "ok", "point": "0.10", "reason": "",
+         "settings": "board"}  # fmt: skip
+OTHER = {"settings": "published"}
 
 
 def row_of(name: str, **changes: Any) -> dict[str, Any]:
@@ -89,7 +91,13 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("status", "fine"), ("status", ""), ("knowledge", "omniscient"), ("verdict", "unclear")],
+    [
+        ("status", "fine"),
+        ("status", ""),
+        ("knowledge", "omniscient"),
+        ("verdict", "unclear"),
+        ("settings", "ours"),
+    ],
 )
 def test_words_outside_the_vocabulary_are_refused(column: str, value: str, tmp_path: Path) -> None:
     write_table(tmp_path / "cells.csv", [row_of("cells.csv", **{column: value})])
@@ -97,9 +105,15 @@ def test_words_outside_the_vocabulary_are_refused(column: str, value: str, tmp_p
         read_table(tmp_path / "cells.csv")
 
 
+@pytest.mark.parametrize("verdict", ["not-applicable", "missed", "inconclusive"])
+def test_closed_forms_and_rows_have_verdicts_of_their_own(verdict: str, tmp_path: Path) -> None:
+    write_table(tmp_path / "cells.csv", [row_of("cells.csv", verdict=verdict)])
+    assert read_table(tmp_path / "cells.csv")["verdict"][0] == verdict
+
+
 def test_an_unscored_cell_has_no_verdict(tmp_path: Path) -> None:
     blank = dict.fromkeys(CELLS)
-    named = {"status": "failed", "knowledge": "adaptive", "verdict": ""}
+    named = {"status": "failed", "knowledge": "adaptive", "settings": "board", "verdict": ""}
     write_table(tmp_path / "cells.csv", [{**blank, **named}])
     row = read_table(tmp_path / "cells.csv").iloc[0]
     assert row["verdict"] == "" and pd.isna(row["psnr_median"])
@@ -111,7 +125,7 @@ def test_a_cells_key_is_unique(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="two rows describe the same cell"):
         read_table(tmp_path / "cells.csv")
     for column in CELL_KEY:
-        other = {**one, column: "other" if column in TEXT else 9}
+        other = {**one, column: OTHER.get(column, "other") if column in TEXT else 9}
         write_table(tmp_path / "cells.csv", [one, other])
         assert len(read_table(tmp_path / "cells.csv")) == 2, column
 

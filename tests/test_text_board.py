@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
 from benchmark.config import load_params
 from benchmark.data.text import LENGTH
 from benchmark.naming import artifact
-from benchmark.records import read_table
+from benchmark.ranking import Facts, rank
+from benchmark.records import read_table, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,13 +87,21 @@ def test_attacks_are_kept_to_their_batch_sizes(scores: Path) -> None:
     assert set(cells[cells["attack"] == "dager"]["evidence"]) == {"oblivious"}
 
 
-def test_defenses_are_ranked_by_what_leaks(scores: Path) -> None:
+def test_what_ignores_the_defense_alone_is_no_adaptive_figure(scores: Path) -> None:
     ranking = read_table(scores / "ranking.csv").set_index(["defense", "batch_size"])
-    assert ranking.loc[("none", 4), "adaptive_success"] == 1
-    assert ranking.loc[("none", 4), "adaptive_tokens"] == 1
-    assert ranking.loc[("pruning", 4), "adaptive_success"] == 0
-    assert "unproven" in ranking.loc[("pruning", 4), "flags"]
-    assert ranking["adaptive_psnr_median"].isna().all()
+    control, pruned = ranking.loc[("none", 4)], ranking.loc[("pruning", 4)]
+    assert control["recovered"] == control["exact_tokens"] == control["oblivious"] == 1
+    assert pruned["oblivious"] == 0 and "no-adaptive" in pruned["flags"] and pruned["reason"]
+    assert pd.isna(pruned["recovered"]) and pd.isna(pruned["recovered_or_inconclusive"])
+    assert ranking[["psnr_median", "oblivious_psnr_median"]].isna().all(axis=None)
+
+
+def test_ranks_follow_from_the_published_files_alone(scores: Path, tmp_path: Path) -> None:
+    catalog = json.loads((scores / "catalog.json").read_text(encoding="utf-8"))
+    names = ("cells.csv", "victims.csv", "training.csv", "saturation.csv")
+    again = rank(*(read_table(scores / name) for name in names), Facts.of(catalog))
+    write_table(tmp_path / "ranking.csv", again)
+    assert (tmp_path / "ranking.csv").read_bytes() == (scores / "ranking.csv").read_bytes()
 
 
 def test_the_gallery_quotes_truth_and_guesses(scores: Path) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OK, EXHAUSTED, FAILED, BROKEN = "ok", "evidence-exhausted", "optimiser-failed", "broken-attack"
+NOT_APPLICABLE, MISSED = "not-applicable", "missed"
+"""Verdicts of closed forms, which minimise nothing: their assumption does not hold here, or it does
+and they found nothing all the same."""
 
 TOLERANCE = 0.1
 """Share of a cell's images that may fall short before the cell's verdict says so."""
@@ -70,7 +73,7 @@ def credit(images: pd.DataFrame) -> pd.Series:
 
     It is where some reading that describes the message was exhausted by an attack, and no such
     reading was left with failed optimisers alone: what a wrong description of the message, or a
-    weak search, does not find is no protection.
+    weak search, does not find is no protection. A closed form that does not apply says nothing.
 
     Args:
         images: rows of victims.csv for one operating point and checkpoint.
@@ -79,7 +82,7 @@ def credit(images: pd.DataFrame) -> pd.Series:
         bool, indexed by (seed, victim, image).
     """
     image = ["seed", "victim", "image"]
-    told = images[images["accurate"] == 1]
+    told = images[(images["accurate"] == 1) & (images["verdict"] != NOT_APPLICABLE)]
     outcome = (
         told.assign(exhausted=told["verdict"] == EXHAUSTED, found=told["success"] == 1)
         .groupby([*image, "evidence"])[["exhausted", "found"]]

@@ -52,7 +52,7 @@ def test_runs_children_curves_metrics_and_pictures(first, monkeypatch):
             shown = [run for key, run in runs.items() if key.startswith(f"score > {name}/")]
             assert len(shown) == 2  # a point, two checkpoints
             for child in shown:
-                assert 0 <= child.data.metrics["adaptive_success"] <= 1
+                assert 0 <= child.data.metrics["recovered"] <= 1
                 assert any(path.endswith(".png") for path in _pictures(board, child))
         client = delivery._client(f"sqlite:///{board / 'mlflow.db'}")
         child = next(run for key, run in runs.items() if key.startswith("train > none/"))

@@ -144,7 +144,6 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
         scenario["observation"]["victims"] = 4
         scenario |= {"entrants": ENTRANTS[name], "attacks": ["ig"]}
     params["attacks"]["ig"] = {"iterations": 8}
-    params["scoring"]["bootstrap"] = 200
     return params
 
 
