@@ -24,15 +24,19 @@ SCHEMA = 1
 
 STATUSES = ("ok", "failed", "timeout", "oom", "unsupported")
 KNOWLEDGE = ("oblivious", "paper", "adaptive")
-VERDICTS = ("ok", "evidence-exhausted", "optimiser-failed", "broken-attack")
+SETTINGS = ("board", "published")
+VERDICTS = (
+    "ok", "evidence-exhausted", "optimiser-failed", "broken-attack", "not-applicable", "missed",
+)  # fmt: skip
 
 CELL_KEY = (
-    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "seed", "batch_size",
+    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "settings", "seed",
+    "batch_size",
 )  # fmt: skip
 
 CELLS = (
-    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "seed",
-    "labels", "batch_size", "status", "reason", "verdict", "n",
+    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "settings", "knowledge",
+    "seed", "labels", "batch_size", "status", "reason", "verdict", "n",
     "success_rate", "success_lo", "success_hi", "psnr_mean", "psnr_median", "psnr_q90",
     "ssim_mean", "mse_mean", "label_accuracy", "floor_psnr",
     "observations", "unknowns", "evaluations",
@@ -44,8 +48,8 @@ CELLS = (
 )  # fmt: skip
 
 VICTIMS = (
-    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "seed",
-    "batch_size", "victim", "image", "psnr", "ssim", "mse", "success", "identified",
+    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "settings", "knowledge",
+    "seed", "batch_size", "victim", "image", "psnr", "ssim", "mse", "success", "identified",
     "floor_psnr", "floor_success", "verdict", "loss_guess", "loss_truth", "accurate", "threat",
     "selected", "exact_tokens", "rouge1", "rouge2", "rougeL", "floor_tokens",
 )  # fmt: skip
@@ -69,7 +73,7 @@ RANKING = (
 
 SATURATION = (
     "scenario", "defense", "point", "checkpoint", "batch_size", "seed", "attack", "evidence",
-    "budget", "n", "success_rate", "psnr_median", "loss_median", "evaluations",
+    "budget", "n", "success_rate", "psnr_median", "exact_tokens", "loss_median", "evaluations",
 )  # fmt: skip
 
 TRAINING = (
@@ -135,8 +139,8 @@ def read_table(path: Path) -> pd.DataFrame:
         raise RecordError(f"{path.name}: no such file in {path.parent}")
     words = {"scenario", "defense", "point", "checkpoint", "attack", "evidence", "flags", "reason",
              "commit", "machine", "strategy", "labels", "verdict", "status", "knowledge",
-             "privacy_unit", "adversary", "threat", "adaptive_attack", "adaptive_evidence",
-             "learned_attack", "learned_evidence"}  # fmt: skip
+             "privacy_unit", "adversary", "threat", "settings", "adaptive_attack",
+             "adaptive_evidence", "learned_attack", "learned_evidence"}  # fmt: skip
     table = pd.read_csv(
         path, dtype={name: str for name in columns if name in words}, keep_default_na=False,
         na_values={name: [""] for name in columns if name not in words},
@@ -144,7 +148,9 @@ def read_table(path: Path) -> pd.DataFrame:
     if tuple(table.columns) != columns:
         odd = sorted(set(table.columns) ^ set(columns)) or "their order"
         raise RecordError(f"{path.name}: columns {odd} do not fit the schema")
-    for name, allowed in (("status", STATUSES), ("knowledge", KNOWLEDGE)):
+    for name, allowed in (
+        ("status", STATUSES), ("knowledge", KNOWLEDGE), ("settings", SETTINGS),
+    ):  # fmt: skip
         if name in columns and not table[name].isin(allowed).all():
             raise RecordError(f"{path.name}: {name} must be one of {', '.join(allowed)}")
     if "verdict" in columns and not table["verdict"].isin((*VERDICTS, "")).all():
