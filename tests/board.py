@@ -84,8 +84,11 @@ class Board:
         }  # fmt: skip
 
     def attacked(self, defense: str, **task: Any) -> list[dict[str, Any]]:
-        """Records of one task's cells, guesses copied to where ``score`` looks."""
-        records = attack_transcripts(self.task(defense, **task))
+        """Records of one task's cells."""
+        return self.kept(defense, attack_transcripts(self.task(defense, **task)))
+
+    def kept(self, defense: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The records, their guesses copied to where ``score`` looks."""
         return [keep(record, self.artifacts / "guesses" / defense) for record in records]
 
     def sheet(self, defense: str, cells: list[dict[str, Any]], **fields: Any) -> Sheet:
