@@ -78,7 +78,9 @@ def assemble(
     write_table(folder / "cells.csv", cells)
     write_table(folder / "victims.csv", [row for _, own, _ in tables for row in own])
     write_table(folder / "saturation.csv", [row for _, _, own in tables for row in own])
-    write_table(folder / "training.csv", [_training(r, params.scenarios[name].federation) for r in records])
+    write_table(
+        folder / "training.csv", [_training(r, params.scenarios[name].federation) for r in records]
+    )
     write_table(folder / "checkpoints.csv", [row for r in records for row in _checkpoints(r)])
     scored = read_table(folder / "victims.csv")
     ranking = rank(

@@ -168,9 +168,7 @@ def _saturation(sheet: Sheet, victims: Rows, known: _Known) -> Rows:
             first = next(c for c in sheet.cells if name.items() <= c.items())
             standard = load_file(sheet.guesses / first["file"])
             rows.append({**about, "budget": 1, **_curve(same, standard["evaluations"][:count])})
-        judged = _judged(
-            sheet, record, known, tensors, _matches(tensors["images"].numpy(), known)
-        )
+        judged = _judged(sheet, record, known, tensors, _matches(tensors["images"].numpy(), known))
         budget = record["budget"]
         rows.append({**about, "budget": budget, **_curve(judged, tensors["evaluations"])})
     return rows

@@ -23,9 +23,11 @@ from benchmark.records import (
 
 TEXT = {"scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "labels",
         "status", "reason", "verdict", "strategy", "commit", "machine", "flags", "adversary",
-        "privacy_unit", "threat", "adaptive_attack", "adaptive_evidence", "learned_attack",
+        "privacy_unit", "threat", "settings", "adaptive_attack", "adaptive_evidence", "learned_attack",
         "learned_evidence"}  # fmt: skip
-WORDS = {"status": "ok", "knowledge": "adaptive", "verdict": "ok", "point": "0.10", "reason": ""}
+WORDS = {"status": "ok", "knowledge": "adaptive", "verdict": "ok", "point": "0.10", "reason": "",
+         "settings": "board"}  # fmt: skip
+OTHER = {"settings": "published"}
 
 
 def row_of(name: str, **changes: Any) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def test_words_outside_the_vocabulary_are_refused(column: str, value: str, tmp_p
 
 def test_an_unscored_cell_has_no_verdict(tmp_path: Path) -> None:
     blank = dict.fromkeys(CELLS)
-    named = {"status": "failed", "knowledge": "adaptive", "verdict": ""}
+    named = {"status": "failed", "knowledge": "adaptive", "settings": "board", "verdict": ""}
     write_table(tmp_path / "cells.csv", [{**blank, **named}])
     row = read_table(tmp_path / "cells.csv").iloc[0]
     assert row["verdict"] == "" and pd.isna(row["psnr_median"])
@@ -111,7 +113,7 @@ def test_a_cells_key_is_unique(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="two rows describe the same cell"):
         read_table(tmp_path / "cells.csv")
     for column in CELL_KEY:
-        other = {**one, column: "other" if column in TEXT else 9}
+        other = {**one, column: OTHER.get(column, "other") if column in TEXT else 9}
         write_table(tmp_path / "cells.csv", [one, other])
         assert len(read_table(tmp_path / "cells.csv")) == 2, column
 

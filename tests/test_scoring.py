@@ -218,9 +218,7 @@ def saturated(small: board.Board, **tensors: torch.Tensor) -> tuple[Rows, Rows]:
     rewrite(small, cells[0], evaluations=torch.tensor([10, 20, 1000, 1000]))
     standard = load_file(small.sheet("none", []).guesses / cells[0]["file"])
     rewrite(small, larger, **{name: tensor[:2] for name, tensor in standard.items()} | tensors)
-    sheet = replace(
-        small.sheet("none", cells), saturation=[larger], attacks={"auto": fields}
-    )
+    sheet = replace(small.sheet("none", cells), saturation=[larger], attacks={"auto": fields})
     _, victims, rows = score_sheet(sheet)
     return victims, rows
 

@@ -105,8 +105,12 @@ class Analytic(DirectAttack):
             guesses = self._matching().reconstruct(readings, public, seeds, deadline)
         labels = [None if e.labels == "eliminated" else _LABELS.soft(e) for e in evidences]
         guesses = [
-            replace(g, labels=None if s is None else s.argmax(-1), soft=s,
-                    applicable=torch.tensor([_determined(layer, e, *found)]))
+            replace(
+                g,
+                labels=None if s is None else s.argmax(-1),
+                soft=s,
+                applicable=torch.tensor([_determined(layer, e, *found)]),
+            )
             for g, s, e, found in zip(guesses, labels, evidences, inputs, strict=True)
         ]
         return self.valued(evidences, guesses)

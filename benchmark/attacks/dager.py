@@ -9,7 +9,7 @@ second block at a place depends on the words up to it alone.
 
 Source: Petrov et al., NeurIPS 2024, arXiv:2405.15586, the decoders' variant. Our reading: one
 relative threshold for both checks; where nothing passes, the nearest goes on, so that a disturbed
-gradient gives a guess too.
+gradient gives a guess too, which says that the method does not apply to it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ EMPTY = 1e-5
 SIGNIFICANT = 4 * 2**0.5
 """So many deviations of known noise a factor must have: four of a difference of two."""
 ROUNDING = 1e-3
-"""How far the brightness of what a bin holds may lie outside of it and still be that of one image."""
+"""How far from its bin the brightness of what was read may lie for it to be one image."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,8 +234,16 @@ def fine(**changes) -> Guess:
         fine(applicable=torch.ones(1)),
         fine(applicable=torch.ones(2, dtype=torch.bool)),
     ],
-    ids=["shape", "nan", "class", "float labels", "too many labels", "soft shape",
-         "applicable as numbers", "applicable shape"],
+    ids=[
+        "shape",
+        "nan",
+        "class",
+        "float labels",
+        "too many labels",
+        "soft shape",
+        "applicable as numbers",
+        "applicable shape",
+    ],
 )
 def test_malformed_guesses_are_errors(guess: Guess, victims) -> None:
     with pytest.raises(AttackError):

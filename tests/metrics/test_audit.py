@@ -64,9 +64,7 @@ def test_a_closed_form_proves_nothing_about_evidence(
     guess: float, truth: float, applicable: bool
 ) -> None:
     def said(recovered: bool, undefended: bool) -> str:
-        return verdict(
-            recovered, guess, truth, undefended, closed_form=True, applicable=applicable
-        )
+        return verdict(recovered, guess, truth, undefended, closed_form=True, applicable=applicable)
 
     assert said(recovered=False, undefended=False) == (MISSED if applicable else NOT_APPLICABLE)
     assert said(recovered=True, undefended=False) == OK
