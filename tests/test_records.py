@@ -23,8 +23,8 @@ from benchmark.records import (
 
 TEXT = {"scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "labels",
         "status", "reason", "verdict", "strategy", "commit", "machine", "flags", "adversary",
-        "privacy_unit", "threat", "settings", "adaptive_attack", "adaptive_evidence", "learned_attack",
-        "learned_evidence"}  # fmt: skip
+        "privacy_unit", "threat", "settings", "adaptive_attack", "adaptive_evidence",
+        "learned_attack", "learned_evidence"}  # fmt: skip
 WORDS = {"status": "ok", "knowledge": "adaptive", "verdict": "ok", "point": "0.10", "reason": "",
          "settings": "board"}  # fmt: skip
 OTHER = {"settings": "published"}
