@@ -16,12 +16,13 @@ from benchmark import provenance
 from benchmark.catalog import catalog
 from benchmark.cells import digest, library_versions
 from benchmark.gallery import SOURCE, hang
+from benchmark.metrics.bandwidth import bytes_to_target
 from benchmark.metrics.judges import judge_of
 from benchmark.ranking import Facts, rank
 from benchmark.records import SCHEMA, TRAINING, read_table, write_json, write_table
 
 if TYPE_CHECKING:
-    from benchmark.config import Params
+    from benchmark.config import Federation, Params
     from benchmark.scoring import Sheet
     from benchmark.tracking import Run
 
@@ -79,7 +80,7 @@ def assemble(
     write_table(folder / "cells.csv", cells)
     write_table(folder / "victims.csv", [row for _, own, _ in tables for row in own])
     write_table(folder / "saturation.csv", [row for _, _, own in tables for row in own])
-    write_table(folder / "training.csv", [_training(record["training"]) for record in records])
+    write_table(folder / "training.csv", [_training(r, board.federation) for r in records])
     write_table(folder / "checkpoints.csv", [row for r in records for row in _checkpoints(r)])
     scored = read_table(folder / "victims.csv")
     about = catalog(name, params, tau, read_training(sources.train).test_labels.tolist())
@@ -150,7 +151,16 @@ def origin(
     }
 
 
-def _training(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of training.csv: epsilon is infinite where a defense states none."""
-    row = {name: record[name] for name in TRAINING}
+def _training(record: Mapping[str, Any], federation: Federation) -> dict[str, Any]:
+    """A row of training.csv, with what follows from a run's curves and the target accuracy.
+
+    Epsilon is infinite where a defense states none.
+    """
+    target = federation.target_accuracy
+    made = {
+        **record["training"],
+        "target_accuracy": target,
+        "bytes_to_target": bytes_to_target(record["curves"], target, federation.clients),
+    }
+    row = {name: made[name] for name in TRAINING}
     return row | {"epsilon": float("inf") if row["epsilon"] is None else row["epsilon"]}

@@ -2,7 +2,9 @@
 
 A cell's guesses are a safetensors file: ``images`` [V, N, C, H, W] in [0, 1], or words [V, N,
 length]; ``labels`` [V, N] and ``soft`` [V, N, classes] where the attack gave them,
-``hidden.<name>`` [V, ...], and the ``loss`` [V] that the attack believes it reached. What is not a
+``hidden.<name>`` [V, ...], the ``loss`` [V] that the attack believes it reached, ``evaluations``
+[V] int64, how many gradients of the victim model it took, and of closed forms ``applicable`` [V, N]
+bool, whether what they assume is met. What is not a
 tensor is JSON beside it. Nothing here reads the truth.
 """
 
@@ -36,7 +38,7 @@ class Task:
     """One attack on one file of transcripts, on all readings or on ``only`` one of them.
 
     ``key`` are the columns that its cells share: scenario, defense, point, checkpoint, seed,
-    batch_size and attack.
+    batch_size, attack and settings.
     """
 
     key: Mapping[str, Any] = field(hash=False)
@@ -66,7 +68,7 @@ def plan(scenario: str, board: Scenario, store: Path, limit: float | None) -> li
         Task(
             key={
                 "scenario": scenario, "defense": defense, "point": point, "seed": seed,
-                "checkpoint": checkpoint, "batch_size": size, "attack": name,
+                "checkpoint": checkpoint, "batch_size": size, "attack": name, "settings": "board",
             },
             transcripts=artifact(scenario, "transcripts", defense)
             / transcripts_file(point, seed, checkpoint, size),
@@ -338,7 +340,13 @@ def _compute(
     tensors = {
         "images": torch.stack([g.images for g in guesses]),
         "loss": torch.tensor([g.loss for g in guesses], dtype=torch.float64),
+        "evaluations": torch.tensor([g.evaluations for g in guesses]) * evidences[0].cost,
     }
+    if chosen.closed_form:
+        met = torch.ones(evidences[0].setting.images, dtype=torch.bool)
+        tensors["applicable"] = torch.stack(
+            [met if g.applicable is None else g.applicable for g in guesses]
+        )
     for part in ("labels", "soft"):
         if all(getattr(g, part) is not None for g in guesses):
             tensors[part] = torch.stack([getattr(g, part) for g in guesses])
@@ -348,7 +356,7 @@ def _compute(
     made = {
         "status": "timeout" if late else "ok",
         "reason": f"stopped after {task.limit} s, best guess scored" if late else "",
-        "evaluations": max(g.evaluations for g in guesses) * evidences[0].cost,
+        "evaluations": int(tensors["evaluations"].max()),
         "strategy": guesses[0].strategy,
         "chunk": guesses[0].chunk,
         "seconds": seconds,

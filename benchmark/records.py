@@ -75,7 +75,7 @@ RANKING = (
 
 SATURATION = (
     "scenario", "defense", "point", "checkpoint", "batch_size", "seed", "attack", "evidence",
-    "budget", "n", "success_rate", "psnr_median", "loss_median", "evaluations",
+    "budget", "n", "success_rate", "psnr_median", "exact_tokens", "loss_median", "evaluations",
 )  # fmt: skip
 
 TRAINING = (

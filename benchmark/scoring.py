@@ -25,18 +25,21 @@ from benchmark.data.preparation import read_public, read_training
 from benchmark.federated.observation import read_truth
 from benchmark.federated.transcript import read
 from benchmark.metrics import audit, floor, privacy
-from benchmark.metrics.judges import EMPTY, Judge, judge_of
+from benchmark.metrics.judges import EMPTY, judge_of
 from benchmark.metrics.selection import Candidate, explains, select
 from benchmark.metrics.stats import per_victim, rate_interval
 from benchmark.naming import artifact, transcripts_file
 from benchmark.randomness import seed_of
 
 if TYPE_CHECKING:
+    from benchmark.attacks.base import Attack
     from benchmark.config import Scenario, Scoring
-
 
 PLACE = ("scenario", "defense", "point", "seed", "checkpoint", "batch_size")
 """What a file of transcripts is of."""
+
+BOARD = "board"
+"""The settings of attacks that params.yaml has, in place of those that their authors published."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,16 @@ def score_sheet(sheet: Sheet) -> tuple[Rows, Rows, Rows]:
 
 
 def _select(victims: Rows, known: _Known, attacks: Sequence[str]) -> None:
-    """Mark, per private image, the guess that an attacker would believe."""
+    """Mark, per private image, the guess that an attacker would believe.
+
+    It is one of the attacks that the board runs on everything: those that learn are of another
+    threat, and those at their published settings are run on the control alone.
+    """
     order = list(known.readings)
     places: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for row in victims:
         row["selected"] = 0
-        if row["threat"] != "auxiliary":
+        if row["threat"] != "auxiliary" and row["settings"] == BOARD:
             places.setdefault((row["victim"], row["image"]), []).append(row)
     for rows in places.values():
         candidates = [
@@ -145,40 +152,42 @@ def _select(victims: Rows, known: _Known, attacks: Sequence[str]) -> None:
 
 
 def _saturation(sheet: Sheet, victims: Rows, known: _Known) -> Rows:
-    """What larger budgets found of the first victims, after what the standard one did."""
+    """What larger budgets found of the first victims, after what the standard one did of them.
+
+    All budgets are judged alike, on the same victims, and an evaluation count is a mean over these.
+    """
     rows: Rows = []
     for record in sheet.saturation:
         if record["status"] not in ("ok", "timeout"):
             continue
         tensors = load_file(sheet.guesses / record["file"])
-        count, name = len(tensors["images"]), (record["attack"], record["evidence"])
-        matched = _matched(tensors["images"].numpy(), known.truth[:count], known.judge)
-        psnr = known.judge.score(matched, known.pixels[: len(matched)])["psnr"].tolist()
-        loss = tensors["loss"].tolist()
-        about = {**sheet.key, "attack": name[0], "evidence": name[1], "n": len(psnr)}
+        count, name = len(tensors["images"]), _named(record)
+        about = {**sheet.key, "attack": name["attack"], "evidence": name["evidence"]}
         if not rows:  # all budgets attack the same reading
-            same = [
-                v for v in victims if (v["attack"], v["evidence"]) == name and v["victim"] < count
-            ]
-            first = next(c for c in sheet.cells if (c["attack"], c["evidence"]) == name)
-            rows.append(
-                about
-                | _curve([v["psnr"] for v in same], [v["loss_guess"] for v in same], sheet.tau)
-                | {"budget": 1, "evaluations": first["evaluations"]}
-            )
-        rows.append(
-            about
-            | _curve(psnr, loss, sheet.tau)
-            | {"budget": record["budget"], "evaluations": record["evaluations"]}
-        )
+            same = [v for v in victims if name.items() <= v.items() and v["victim"] < count]
+            first = next(c for c in sheet.cells if name.items() <= c.items())
+            standard = load_file(sheet.guesses / first["file"])
+            rows.append({**about, "budget": 1, **_curve(same, standard["evaluations"][:count])})
+        judged = _judged(sheet, record, known, tensors, _matches(tensors["images"].numpy(), known))
+        budget = record["budget"]
+        rows.append({**about, "budget": budget, **_curve(judged, tensors["evaluations"])})
     return rows
 
 
-def _curve(psnr: Sequence[float], loss: Sequence[float], tau: float) -> dict[str, Any]:
+def _curve(images: Rows, evaluations: Tensor) -> dict[str, Any]:
+    """One budget's columns of saturation.csv; a measure of another kind of data stays empty."""
+
+    def column(name: str) -> list[float]:
+        return [image[name] for image in images if image[name] is not None]
+
+    psnr, words = column("psnr"), column("exact_tokens")
     return {
-        "success_rate": float(np.mean(np.asarray(psnr) > tau)),
-        "psnr_median": float(np.median(psnr)),
-        "loss_median": float(np.median(loss)),
+        "n": len(images),
+        "success_rate": float(np.mean(column("success"))),
+        "psnr_median": float(np.median(psnr)) if psnr else None,
+        "exact_tokens": float(np.mean(words)) if words else None,
+        "loss_median": float(np.median(column("loss_guess"))),
+        "evaluations": float(evaluations.double().mean()),
     }
 
 
@@ -212,24 +221,14 @@ def candidates(public: Path, train: Path) -> tuple[np.ndarray, np.ndarray]:
     return images.numpy(), labels.numpy()
 
 
-def _matched(
-    guesses: np.ndarray, truths: Sequence[Mapping[str, Tensor]], judge: Judge
-) -> np.ndarray:
-    """The guesses about as many victims, image by image beside the true ones."""
-    pairs = zip(guesses, truths, strict=True)
-    return np.concatenate([g[judge.match(g, v["pixels"].numpy())] for g, v in pairs])
-
-
-def _score_cell(sheet: Sheet, record: Mapping[str, Any], known: _Known) -> list[dict[str, Any]]:
+def _score_cell(sheet: Sheet, record: Mapping[str, Any], known: _Known) -> Rows:
     """One row per private image, without the key."""
     tensors = load_file(sheet.guesses / record["file"])
-    guesses = tensors["images"].numpy()
-    judge = known.judge
-    matched = _matched(guesses, known.truth, judge)
-    scores = judge.score(matched, known.pixels)
+    guesses, judge = tensors["images"].numpy(), known.judge
+    matches = _matches(guesses, known)
     seed = seed_of("candidates", sheet.key["scenario"], sheet.key["seed"]) % 2**32
     identified = judge.identify(
-        matched,
+        _beside(guesses, matches),
         known.pixels,
         known.labels,
         *known.candidates,
@@ -243,14 +242,64 @@ def _score_cell(sheet: Sheet, record: Mapping[str, Any], known: _Known) -> list[
         )
     )
     best_floor = np.fmax(known.without, swapped)
-    losses = _losses(sheet, record, known, tensors)
+    return [
+        row
+        | {
+            "identified": int(same),
+            judge.floor: float(guessed),
+            "floor_success": int(guessed > sheet.tau),
+        }
+        for row, same, guessed in zip(
+            _judged(sheet, record, known, tensors, matches), identified, best_floor, strict=True
+        )
+    ]
+
+
+def _matches(guesses: np.ndarray, known: _Known) -> list[np.ndarray]:
+    """Per victim, which of its guesses stands beside each true image; the first victims will do."""
+    pairs = zip(guesses, known.truth[: len(guesses)], strict=True)
+    return [known.judge.match(g, victim["pixels"].numpy()) for g, victim in pairs]
+
+
+def _beside(values: np.ndarray, matches: Sequence[np.ndarray]) -> np.ndarray:
+    """What belongs to each guess [V, N, ...], as [V * N, ...] in the order of the true images."""
+    return np.concatenate([own[m] for own, m in zip(values, matches, strict=True)])
+
+
+def _judged(
+    sheet: Sheet,
+    record: Mapping[str, Any],
+    known: _Known,
+    tensors: Mapping[str, Tensor],
+    matches: Sequence[np.ndarray],
+) -> Rows:
+    """Measures, success and audit of each private image of the first victims."""
+    from benchmark.attacks.base import get
+
+    attack = get(record["attack"])
+    if record["settings"] == BOARD:  # published settings are those that the attack declares
+        attack = attack.configured(**sheet.attacks[attack.name])
+    guesses = tensors["images"].numpy()
+    matched = _beside(guesses, matches)
+    scores = known.judge.score(matched, known.pixels[: len(matched)])
+    losses = _losses(attack, record, known, tensors, matches)
+    met = tensors["applicable"].numpy() if "applicable" in tensors else np.ones(guesses.shape[:2])
+    applicable = _beside(met, matches)
     each = guesses.shape[1]
     noisy = known.readings[record["evidence"]][0].noisy
     rows = []
     for index in range(len(matched)):
         victim, image = divmod(index, each)
         loss_guess, loss_truth = losses[victim]
-        success = bool(scores[judge.measures[0]][index] > sheet.tau)
+        success = bool(scores[known.judge.measures[0]][index] > sheet.tau)
+        verdict = audit.verdict(
+            success,
+            loss_guess,
+            loss_truth,
+            known.undefended,
+            closed_form=attack.closed_form,
+            applicable=bool(applicable[index]),
+        )
         rows.append(
             {
                 "victim": victim,
@@ -258,10 +307,7 @@ def _score_cell(sheet: Sheet, record: Mapping[str, Any], known: _Known) -> list[
                 **EMPTY,
                 **{name: float(values[index]) for name, values in scores.items()},
                 "success": int(success),
-                "identified": int(identified[index]),
-                judge.floor: float(best_floor[index]),
-                "floor_success": int(best_floor[index] > sheet.tau),
-                "verdict": audit.verdict(success, loss_guess, loss_truth, known.undefended),
+                "verdict": verdict,
                 "loss_guess": loss_guess,
                 "loss_truth": loss_truth,
                 "accurate": int(noisy or loss_truth < audit.ACCURATE_LOSS),
@@ -271,14 +317,20 @@ def _score_cell(sheet: Sheet, record: Mapping[str, Any], known: _Known) -> list[
 
 
 def _losses(
-    sheet: Sheet, record: Mapping[str, Any], known: _Known, tensors: Mapping[str, Tensor]
+    attack: Attack,
+    record: Mapping[str, Any],
+    known: _Known,
+    tensors: Mapping[str, Tensor],
+    matches: Sequence[np.ndarray],
 ) -> list[tuple[float, float]]:
-    """The attack's objective at its guess and at the truth, per victim."""
-    from benchmark.attacks.base import get
+    """The attack's objective at its guess and at the truth, per victim.
 
-    attack = get(record["attack"]).configured(**sheet.attacks[record["attack"]])
-    evidences = known.readings[record["evidence"]]
-    count = len(evidences)
+    Where an attack gives no labels, every guess has the label of the true image that it stands
+    beside: the order of a batch is nothing that a message tells.
+    """
+    count = len(matches)
+    evidences = known.readings[record["evidence"]][:count]
+    truth, true_soft = known.truth[:count], known.soft[:count]
     hidden = [
         {n.removeprefix("hidden."): t[i] for n, t in tensors.items() if n.startswith("hidden.")}
         for i in range(count)
@@ -286,14 +338,12 @@ def _losses(
     if "soft" in tensors:
         soft = list(tensors["soft"])
     elif "labels" in tensors:
-        soft = list(F.one_hot(tensors["labels"], known.soft[0].shape[-1]).float())
-    else:
-        soft = known.soft  # labels play no part
+        soft = list(F.one_hot(tensors["labels"], true_soft[0].shape[-1]).float())
+    else:  # the inverse of a permutation sorts it
+        soft = [own[np.argsort(m)] for own, m in zip(true_soft, matches, strict=True)]
     at_guess = attack.losses(evidences, list(tensors["images"]), soft, hidden)
-    true_hidden = [
-        e.reveal(e.setting, v, e.data) for e, v in zip(evidences, known.truth, strict=True)
-    ]
-    at_truth = attack.losses(evidences, [v["pixels"] for v in known.truth], known.soft, true_hidden)
+    true_hidden = [e.reveal(e.setting, v, e.data) for e, v in zip(evidences, truth, strict=True)]
+    at_truth = attack.losses(evidences, [v["pixels"] for v in truth], true_soft, true_hidden)
     return list(zip(at_guess, at_truth, strict=True))
 
 
@@ -330,12 +380,13 @@ def _aggregate(sheet: Sheet, images: Sequence[Mapping[str, Any]]) -> dict[str, A
         "loss_truth_max": float(column("loss_truth").max()),
         "share_ok": found[audit.OK],
         "share_exhausted": found[audit.EXHAUSTED],
-        "share_failed": found[audit.FAILED] + found[audit.BROKEN],
+        "share_failed": sum(found[v] for v in found if v not in (audit.OK, audit.EXHAUSTED)),
     }
 
 
 def _named(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: record[name] for name in ("attack", "evidence", "knowledge", "threat")}
+    names = ("attack", "evidence", "settings", "knowledge", "threat")
+    return {name: record[name] for name in names}
 
 
 def _reported(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@ library calls in a temporary folder."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from benchmark.campaign import Task, attack_transcripts, listed
 from benchmark.cells import Store
 from benchmark.config import Scenario, Scoring, load_params
 from benchmark.data.preparation import prepare, read_private, read_public
-from benchmark.entries import place
+from benchmark.entries import entry_path, place
 from benchmark.federated.observation import observe
 from benchmark.federated.setting import Setting
 from benchmark.federated.training import Run, compute, digests, setting_of
@@ -73,7 +74,7 @@ class Board:
         **fields: Any,
     ) -> Task:
         return Task(
-            key={**self.key(defense, checkpoint, size), "attack": attack},
+            key={**self.key(defense, checkpoint, size), "attack": attack, "settings": "board"},
             transcripts=self.file("transcripts", defense, checkpoint, size),
             public=self.artifacts / "public",
             fields=fields,
@@ -88,10 +89,15 @@ class Board:
         }  # fmt: skip
 
     def attacked(self, defense: str, **task: Any) -> list[dict[str, Any]]:
-        """Records of one task's cells, guesses placed where ``score`` looks."""
-        records = attack_transcripts(self.task(defense, **task))
-        cells = [Path(record["cell"]) for record in records if "cell" in record]
-        place(cells, self.artifacts / "guesses")
+        """Records of one task's cells."""
+        return self.kept(attack_transcripts(self.task(defense, **task)))
+
+    def kept(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The records, their guesses placed where ``score`` looks."""
+        cells, out = [Path(r["cell"]) for r in records if "cell" in r], self.artifacts / "guesses"
+        for cell in cells:  # a test may have changed it
+            shutil.rmtree(entry_path(out, cell.name), ignore_errors=True)
+        place(cells, out)
         return [listed(record) for record in records]
 
     def sheet(self, defense: str, cells: list[dict[str, Any]], **fields: Any) -> Sheet:

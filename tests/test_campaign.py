@@ -143,8 +143,22 @@ def test_records_carry_what_the_board_needs(small: board.Board) -> None:
         assert record["observations"] > 0 and record["unknowns"] >= 64
         assert record["evaluations"] == 7 * costs[record["evidence"]]
         assert record["seconds"] >= 0 and record["commit"] == "abc"
-        images = load_file(Path(record["cell"]) / "guesses.safetensors")["images"]
+        tensors = load_file(Path(record["cell"]) / "guesses.safetensors")
+        images = tensors["images"]
         assert images.shape == (board.VICTIMS, 1, 1, 8, 8) and bool((images == 0.5).all())
+        assert tensors["evaluations"].dtype == torch.int64
+        assert tensors["evaluations"].tolist() == [record["evaluations"]] * board.VICTIMS
+        assert "applicable" not in tensors
+
+
+def test_closed_forms_store_where_they_apply(
+    small: board.Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(base._REGISTRY, "toy", Toy(closed_form=True))
+    task = small.task("none", "toy", level=0.125)
+    for record in attack_transcripts(task):
+        met = load_file(Path(record["cell"]) / "guesses.safetensors")["applicable"]
+        assert met.shape == (board.VICTIMS, 1) and met.dtype == torch.bool and bool(met.all())
 
 
 def test_one_failing_cell_is_a_row_with_its_reason(small: board.Board) -> None:

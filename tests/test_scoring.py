@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmark.attacks import base
 from benchmark.campaign import attack_transcripts
 from benchmark.data.preparation import read_public, read_training
 from benchmark.federated.observation import read_truth
 from benchmark.metrics.floor import without_attack
-from benchmark.records import CELL_KEY, CELLS, VICTIMS, read_table, write_table
-from benchmark.scoring import score_sheet, threshold
+from benchmark.records import CELL_KEY, CELLS, SATURATION, VICTIMS, read_table, write_table
+from benchmark.scoring import _curve, score_sheet, threshold
 from tests import board
 
 Rows = list[dict[str, Any]]
@@ -34,23 +36,35 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[board.Board]:
 
 
 def scored(
-    small: board.Board, defense: str, guesses: torch.Tensor | None = None, size: int = 1
+    small: board.Board,
+    defense: str,
+    guesses: torch.Tensor | None = None,
+    size: int = 1,
+    without: tuple[str, ...] = (),
+    **tensors: torch.Tensor,
 ) -> tuple[Rows, Rows]:
     """An attack of three steps; cells and victims. Other ``guesses`` stand in the first cell's
-    place, which is then the only one."""
+    place, which is then the only one; ``without`` some of its tensors, with others."""
     cells = small.attacked(defense, size=size, iterations=3)
     if guesses is not None:
         cells = cells[:1]
-        path = small.artifacts / "guesses" / cells[0]["file"]
-        changed = {**load_file(path), "images": guesses.contiguous()}
-        path.unlink()  # a link to what is in the store
-        save_file(changed, path)
+        rewrite(small, cells[0], without, images=guesses, **tensors)
     sheet = small.sheet(defense, cells, iterations=3)
     sheet = type(sheet)(**{**vars(sheet), "key": small.key(defense, size=size),
                            "transcripts": small.file("transcripts", defense, size=size),
                            "truth": small.file("truth", defense, size=size)})  # fmt: skip
     cells, victims, _ = score_sheet(sheet)
     return cells, victims
+
+
+def rewrite(
+    small: board.Board, cell: dict[str, Any], without: tuple[str, ...] = (), **tensors: torch.Tensor
+) -> None:
+    """Other tensors in a cell's file, or none."""
+    path = small.sheet(cell["defense"], []).guesses / cell["file"]
+    kept = {name: tensor for name, tensor in load_file(path).items() if name not in without}
+    path.unlink()  # it may be a link into the store
+    save_file({**kept, **{name: tensor.contiguous() for name, tensor in tensors.items()}}, path)
 
 
 def truth(small: board.Board, size: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,6 +154,101 @@ def test_images_of_a_batch_are_matched_one_to_one(small: board.Board) -> None:
     assert recovered == [2] * 4, "one guess is not two recoveries"
     assert [(v["victim"], v["image"]) for v in victims] == [(i, j) for i in range(4) for j in
                                                            range(3)]  # fmt: skip
+
+
+def test_batches_without_labels_are_audited_in_the_order_of_their_guesses(
+    small: board.Board,
+) -> None:
+    """Undefended and recovered whole, they explain the message, whatever their order."""
+    images, labels = truth(small, 3)
+    assert any(len(set(own)) > 1 for own in labels.tolist()), "order matters to the message"
+    for order in ([1, 2, 0], [2, 1, 0]):
+        (cell,), victims = scored(
+            small, "none", images[:, order], size=3, without=("labels", "soft")
+        )
+        assert cell["success_rate"] == 1.0 and cell["verdict"] == "ok"
+        assert max(v["loss_guess"] for v in victims) < 1e-6
+        assert [v["loss_guess"] for v in victims] == pytest.approx(
+            [v["loss_truth"] for v in victims], abs=1e-9
+        )
+
+
+def test_closed_forms_miss_or_do_not_apply_image_by_image(
+    small: board.Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said of a guess goes with it to the true image that it stands beside."""
+    images, _ = truth(small, 3)
+    said = torch.tensor([[True, False, True]]).expand(4, 3)
+    guesses = images[:, [1, 2, 0]].clone()
+    guesses[:, :2] = 0.5 * guesses[:, :2] + 0.25  # two of three, of images 1 and 2, are missed
+    solver = replace(base.get("ig"), closed_form=True)
+    monkeypatch.setitem(base._REGISTRY, "ig", solver)
+    (cell,), victims = scored(small, "none", guesses, size=3, applicable=said)
+    assert [v["success"] for v in victims] == [1, 0, 0] * 4
+    assert [v["verdict"] for v in victims] == ["ok", "missed", "not-applicable"] * 4
+    assert cell["verdict"] == "missed" and cell["share_exhausted"] == 0.0
+    assert cell["share_failed"] == pytest.approx(2 / 3)
+
+
+def test_an_attackers_pick_is_of_the_boards_settings(small: board.Board) -> None:
+    """Guesses at published settings are scored at them, and never the attacker's own pick."""
+    board_cell, *_ = small.attacked("none", iterations=3)
+    published = {**board_cell, "settings": "published"}
+    sheet = small.sheet("none", [board_cell, published], iterations=3)
+    cells, victims, _ = score_sheet(sheet)
+    assert [c["settings"] for c in cells] == ["board", "published"]
+    picked = {v["settings"]: v["selected"] for v in victims}
+    assert picked == {"board": 1, "published": 0} and len(victims) == 8
+    odd = replace(sheet, cells=[published], attacks={"ig": {"nonesuch": 1}})
+    _, victims, _ = score_sheet(odd)
+    assert len(victims) == 4 and not any(v["selected"] for v in victims)
+
+
+def saturated(small: board.Board, **tensors: torch.Tensor) -> tuple[Rows, Rows]:
+    """Rows of victims.csv and saturation.csv of `auto` on ``none``, whose budget of three holds
+    the very guesses of the standard one about two victims, and other ``tensors``."""
+    fields = {"sharp": 3, "robust": 3}
+    cells = small.attacked("none", attack="auto", **fields)
+    task = small.task("none", "auto", **fields)
+    more = replace(
+        task, key={**task.key, "budget": 3}, fields={**fields, "budget": 3},
+        only=cells[0]["evidence"], first=2,
+    )  # fmt: skip
+    (larger,) = small.kept(attack_transcripts(more))
+    rewrite(small, cells[0], evaluations=torch.tensor([10, 20, 1000, 1000]))
+    standard = load_file(small.sheet("none", []).guesses / cells[0]["file"])
+    rewrite(small, larger, **{name: tensor[:2] for name, tensor in standard.items()} | tensors)
+    sheet = replace(small.sheet("none", cells), saturation=[larger], attacks={"auto": fields})
+    _, victims, rows = score_sheet(sheet)
+    return victims, rows
+
+
+def test_all_budgets_have_one_judge_and_the_same_victims(small: board.Board) -> None:
+    """Equal guesses are equal rows, whatever the larger budget's attack says of its loss."""
+    victims, (once, thrice) = saturated(
+        small, loss=torch.full((2,), 123.0), evaluations=torch.tensor([30, 70])
+    )
+    first = [v for v in victims if v["victim"] < 2 and v["evidence"] == once["evidence"]]
+    assert (once["budget"], thrice["budget"]) == (1, 3)
+    assert once["evaluations"] == 15.0 and thrice["evaluations"] == 50.0
+    assert once["n"] == thrice["n"] == len(first) == 2
+    assert once["loss_median"] == pytest.approx(np.median([v["loss_guess"] for v in first]))
+    for name in ("success_rate", "psnr_median", "loss_median"):
+        assert once[name] == pytest.approx(thrice[name], rel=1e-6), name
+    assert once["exact_tokens"] is None and set(once) == set(SATURATION) == set(thrice)
+
+
+def test_larger_budgets_on_sentences_are_measured_in_words() -> None:
+    """Success is the judge's, and there is no PSNR of words."""
+    images = [
+        {"psnr": None, "exact_tokens": share, "success": won, "loss_guess": 0.5}
+        for share, won in ((1.0, 1), (0.5, 0), (0.0, 0))
+    ]
+    curve = _curve(images, torch.tensor([7, 8, 9]))
+    assert curve == {
+        "n": 3, "success_rate": pytest.approx(1 / 3), "psnr_median": None, "exact_tokens": 0.5,
+        "loss_median": 0.5, "evaluations": 8.0,
+    }  # fmt: skip
 
 
 def test_another_victims_guess_is_the_floor(small: board.Board) -> None:

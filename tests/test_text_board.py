@@ -63,6 +63,15 @@ def test_dager_reads_every_undefended_word(scores: Path) -> None:
         assert (exact[column] == 1).all(), column
     pruned = cells[(cells["defense"] == "pruning") & (cells["attack"] == "dager")]
     assert (pruned["success_rate"] == 0).all() and (pruned["status"] == "ok").all()
+    assert (pruned["verdict"] == "not-applicable").all() and (pruned["share_exhausted"] == 0).all()
+
+
+def test_batches_that_were_recovered_whole_explain_their_messages(scores: Path) -> None:
+    """DAGER gives no labels, and its sentences in an order of its own."""
+    victims = read_table(scores / "victims.csv")
+    whole = victims[(victims["defense"] == "none") & (victims["attack"] == "dager")]
+    assert sorted(whole["batch_size"].unique()) == [1, 4] and (whole["success"] == 1).all()
+    assert whole["loss_guess"].max() < 1e-6
 
 
 def test_sentences_are_measured_in_words_only(scores: Path) -> None:

@@ -18,8 +18,9 @@ head's inputs are fewer than the pixels.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from torch.func import functional_call
 from benchmark.attacks.base import Guess, register
 from benchmark.attacks.direct import DirectAttack
 from benchmark.attacks.labels import Given, Inferred, Labels
-from benchmark.attacks.layers import layer_input
+from benchmark.attacks.layers import layer_input, rank_one_misfit
 from benchmark.attacks.objectives import SquaredError
 from benchmark.attacks.optimisation import OptimisationAttack
 from benchmark.attacks.optimisers import LBFGS
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence
 
 _LABELS: Labels = Given() | Inferred()
+_RANK_ONE = 1e-3  # larger shares of a gradient that is no rank-one matrix are not rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +105,13 @@ class Analytic(DirectAttack):
             guesses = self._matching().reconstruct(readings, public, seeds, deadline)
         labels = [None if e.labels == "eliminated" else _LABELS.soft(e) for e in evidences]
         guesses = [
-            replace(g, labels=None if s is None else s.argmax(-1), soft=s)
-            for g, s in zip(guesses, labels, strict=True)
+            replace(
+                g,
+                labels=None if s is None else s.argmax(-1),
+                soft=s,
+                applicable=torch.tensor([_determined(layer, e, *found)]),
+            )
+            for g, s, e, found in zip(guesses, labels, evidences, inputs, strict=True)
         ]
         return self.valued(evidences, guesses)
 
@@ -156,19 +163,44 @@ def _before(model: VictimModel, layer: str) -> nn.Sequential:
 
 
 def _input_of(layer: str, evidence: Evidence) -> tuple[Tensor, Tensor]:
-    weight, bias = evidence.linear[layer]
+    term = _term_of(layer, evidence)
+    return layer_input(*evidence.linear[layer], None if term is None else _weighed(layer, term))
+
+
+def _determined(layer: str, evidence: Evidence, found: Tensor, seen: Tensor) -> bool:
+    """Whether the layer's gradient is that of one input, but for rounding and noise that is known,
+    and as many numbers of that input are seen as there are pixels."""
+    term = _term_of(layer, evidence)
+    if int(seen.sum()) < math.prod(evidence.setting.shape):
+        return False
+    if term is not None and term.variance is not None and _any(term.variance.values()):
+        return True
+    counts = None if term is None else _weighed(layer, term)
+    return rank_one_misfit(*evidence.linear[layer], found, counts) <= _RANK_ONE
+
+
+def _term_of(layer: str, evidence: Evidence) -> Term | None:
+    """The term that shows a layer's gradient."""
     for term in evidence.terms.values():
         if f"{layer}.weight" in term.value and f"{layer}.bias" in term.value:
-            parts = (_precision(term, f"{layer}.weight"), _precision(term, f"{layer}.bias"))
-            return layer_input(weight, bias, parts)
-    return layer_input(weight, bias)
+            return term
+    return None
+
+
+def _weighed(layer: str, term: Term) -> tuple[Tensor, Tensor]:
+    """How much each entry of a layer's gradient counts."""
+    return _precision(term, f"{layer}.weight"), _precision(term, f"{layer}.bias")
+
+
+def _any(tensors: Iterable[Tensor]) -> bool:
+    return any(bool(tensor.any()) for tensor in tensors)
 
 
 def _precision(term: Term, name: str) -> Tensor:
     """How much each entry of a tensor counts, relative to the term's noise."""
     value = term.value[name]
     counts = torch.ones_like(value) if term.mask is None else term.mask[name].expand_as(value)
-    if term.variance is None or not any(bool(v.any()) for v in term.variance.values()):
+    if term.variance is None or not _any(term.variance.values()):
         return counts
     most = max(float(v.max()) for v in term.variance.values())
     return counts / (term.variance[name] / most).clamp_min(1e-8)
@@ -200,5 +232,6 @@ ANALYTIC = register(
         url="https://doi.org/10.1109/TIFS.2017.2787987",
         summary="The first linear layer's input in closed form from its gradient; the layers in "
         "front of it are inverted by matching features.",
+        closed_form=True,
     )
 )

@@ -73,11 +73,18 @@ def labelled(images: Tensor, evidence: Evidence, public: Public) -> tuple[Tensor
     Granted labels stay as they are: the images are dealt to them by their distance from the
     nearest auxiliary image of the label. Without them each image has its nearest one's label.
     """
+    order, labels = dealt(images, evidence, public)
+    return images[order], labels
+
+
+def dealt(images: Tensor, evidence: Evidence, public: Public) -> tuple[Tensor, Tensor | None]:
+    """The order [N] in which guessed images have their labels, and the labels, as `labelled`."""
+    unmoved = torch.arange(len(images))
     if evidence.labels == "eliminated":
-        return images, None
+        return unmoved, None
     distances = torch.cdist(images.flatten(1), public.images.flatten(1))
     if evidence.given is None:
-        return images, public.labels[distances.argmin(1)]
+        return unmoved, public.labels[distances.argmin(1)]
     far = float(distances.max()) + 1
     cost = torch.stack(
         [
@@ -86,4 +93,4 @@ def labelled(images: Tensor, evidence: Evidence, public: Public) -> tuple[Tensor
         ]
     )
     _, chosen = linear_sum_assignment(cost.numpy())
-    return images[torch.as_tensor(chosen)], evidence.given
+    return torch.as_tensor(chosen), evidence.given

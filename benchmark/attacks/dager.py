@@ -9,7 +9,7 @@ second block at a place depends on the words up to it alone.
 
 Source: Petrov et al., NeurIPS 2024, arXiv:2405.15586, the decoders' variant. Our reading: one
 relative threshold for both checks; where nothing passes, the nearest goes on, so that a disturbed
-gradient gives a guess too.
+gradient gives a guess too, which says that the method does not apply to it.
 """
 
 from __future__ import annotations
@@ -76,17 +76,18 @@ class SpanCheck(DirectAttack):
         deadline: float | None,
     ) -> list[Guess]:
         """Search each victim on its own; nothing is random."""
-        found = [self._search(e) for e in evidences]
+        searched = [self._search(e) for e in evidences]
+        found = [sentences for sentences, _ in searched]
         known = [None if e.given is None else one_hot(e.given, e.setting.classes).float()
                  for e in evidences]  # fmt: skip
         losses = self.measure(evidences, found, known, [{} for _ in evidences])
         return [
-            Guess(images=sentences, labels=None, soft=None, loss=loss)
-            for sentences, loss in zip(found, losses, strict=True)
+            Guess(images=sentences, labels=None, soft=None, loss=loss, applicable=inside)
+            for (sentences, inside), loss in zip(searched, losses, strict=True)
         ]
 
-    def _search(self, evidence: Evidence) -> Tensor:
-        """The sentences [N, length] that fit best."""
+    def _search(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        """The sentences [N, length] that fit best, and whether each passed every check [N]."""
         setting = evidence.setting
         spans = [
             row_space(evidence.linear[layer][0], self.rank)[: _places(evidence)] for layer in CHECKS
@@ -97,6 +98,7 @@ class SpanCheck(DirectAttack):
             first = outside(words_at_places(reader, setting.vocabulary, length), spans[0])
             prefixes = torch.empty(1, 0, dtype=torch.int64)
             misfit = torch.zeros(1, dtype=torch.float64)
+            inside = torch.ones(1, dtype=torch.bool)
             for place in range(length):
                 words = self._passing(first[:, place], setting.images)
                 grown = torch.cat(
@@ -106,9 +108,14 @@ class SpanCheck(DirectAttack):
                 gap = outside(entering(reader, grown), spans[1])[:, -1]
                 chosen = self._passing(gap, setting.images)
                 misfit = misfit.repeat_interleave(len(words))[chosen] + gap[chosen]
+                near = (first[words, place] < self.distance).repeat(len(prefixes)) & (
+                    gap < self.distance
+                )
+                inside = (inside.repeat_interleave(len(words)) & near)[chosen]
                 prefixes = grown[chosen]
         best = misfit.argsort()[: setting.images]
-        return prefixes[best][torch.arange(setting.images) % len(best)]
+        best = best[torch.arange(setting.images) % len(best)]
+        return prefixes[best], inside[best]
 
     def _passing(self, gaps: Tensor, sentences: int) -> Tensor:
         """Indices of what passes the check, nearest first; the nearest ones where nothing does."""
@@ -170,5 +177,6 @@ DAGER = register(
         url="https://arxiv.org/abs/2405.15586",
         summary="Sentences whose every word lies in the row spaces of two query layers' gradients.",
         reads=("text",),
+        closed_form=True,
     )
 )

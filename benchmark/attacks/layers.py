@@ -109,6 +109,27 @@ def layer_input(
     return found.to(weight.dtype), (known[:-1] & bool(size > 0)).to(weight.dtype)
 
 
+def rank_one_misfit(
+    weight: Tensor, bias: Tensor, found: Tensor, precision: tuple[Tensor, Tensor] | None = None
+) -> float:
+    """The share of a linear layer's gradient that no single input ``found`` [in] explains.
+
+    Arguments as of :func:`layer_input`; 0 where the gradient is that of one image with this input,
+    1 where it has nothing to do with it.
+    """
+    whole = torch.cat([weight, bias[:, None]], 1).double()
+    counts = torch.ones_like(whole)
+    if precision is not None:
+        counts = torch.cat([precision[0], precision[1][:, None]], 1).double()
+    size = whole.abs().max()
+    whole = whole / torch.where(size > 0, size, 1.0)
+    right = torch.cat([found.double(), torch.ones(1, dtype=torch.float64)])
+    left = _over((counts * whole) @ right, counts @ right.square())
+    gap = (counts * (whole - left[:, None] * right).square()).sum()
+    total = (counts * whole.square()).sum()
+    return 1.0 if not float(total) else float((gap / total).sqrt())
+
+
 def _over(numerator: Tensor, denominator: Tensor) -> Tensor:
     """A quotient that is zero where nothing was observed."""
     silent = denominator == 0

@@ -32,13 +32,14 @@ from torch.nn import functional as F
 from benchmark.attacks.base import Guess, register
 from benchmark.attacks.direct import DirectAttack
 from benchmark.attacks.labels import Given, Inferred, Labels
-from benchmark.attacks.layers import Layer, chain, layer_input, unreadable
+from benchmark.attacks.layers import Layer, chain, layer_input, rank_one_misfit, unreadable
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence
 
 _LABELS: Labels = Given() | Inferred()
 _EDGE = 1e-12  # how near to an activation's limits an output is still inverted
+_CONSISTENT = 1e-3  # a larger share of a layer's equations left unsolved is not rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ class RecursiveGradientAttack(DirectAttack):
         for evidence in evidences:
             setting = evidence.setting
             late = bool(guesses) and deadline is not None and time.monotonic() >= deadline
-            found = torch.zeros(1, *setting.shape) if late else _recursion(evidence)
+            found, solved = (torch.zeros(1, *setting.shape), True) if late else _recursion(evidence)
             soft = _LABELS.soft(evidence)
             assert soft is not None
             guesses.append(
@@ -84,42 +85,49 @@ class RecursiveGradientAttack(DirectAttack):
                     labels=soft.argmax(-1),
                     soft=soft,
                     stopped="timeout" if late else "",
+                    applicable=torch.tensor([solved]),
                 )
             )
         return self.valued(evidences, guesses)
 
 
-def _recursion(evidence: Evidence) -> Tensor:
-    """The image [1, C, H, W] as a model input."""
+def _recursion(evidence: Evidence) -> tuple[Tensor, bool]:
+    """The image [1, C, H, W] as a model input, and whether every layer's equations have exactly
+    one solution."""
     layers = chain(evidence)
     head = layers[-1]
     arriving = head.gradients["bias"].double()[None]
     found = torch.zeros_like(arriving)  # the logits: never needed, the head is linear
-    shapes = _input_shapes(evidence, layers)
+    shapes, solved = _input_shapes(evidence, layers), True
     for layer, shape in zip(reversed(layers), reversed(shapes), strict=True):
         weights = {name: w.double() for name, w in layer.weights.items()}
-        found = _input(layer, weights, found, arriving, shape).reshape(1, *shape)
+        found, sound = _input(layer, weights, found, arriving, shape)
+        found, solved = found.reshape(1, *shape), solved and sound
         back = vjp(lambda x, m=layer.module, w=weights: functional_call(m, w, (x,)), found)[1]
         (arriving,) = back(arriving)
-    return found.nan_to_num(0.0, 0.0, 0.0).float()
+    return found.nan_to_num(0.0, 0.0, 0.0).float(), solved
 
 
 def _input(
     layer: Layer, weights: Mapping[str, Tensor], output: Tensor, arriving: Tensor, shape: torch.Size
-) -> Tensor:
-    """A layer's input from its output and the loss's gradient there, both with one image."""
+) -> tuple[Tensor, bool]:
+    """A layer's input from its output and the loss's gradient there, both with one image; and
+    whether its equations determine it and agree with each other."""
     module = layer.module
     if isinstance(module, nn.Linear):
-        return layer_input(layer.gradients["weight"].double(), layer.gradients["bias"].double())[0]
+        gradients = layer.gradients["weight"].double(), layer.gradients["bias"].double()
+        known, seen = layer_input(*gradients)
+        return known, bool(seen.all()) and rank_one_misfit(*gradients, known) <= _CONSISTENT
     if isinstance(module, nn.Conv2d):
         return _deconvolved(layer, weights, output[0], arriving[0], shape)
-    return _inverse(module, output)
+    return _inverse(module, output), True
 
 
 def _deconvolved(
     layer: Layer, weights: Mapping[str, Tensor], output: Tensor, arriving: Tensor, shape: torch.Size
-) -> Tensor:
-    """The input [C * H * W] of a convolution by least squares over both kinds of constraints.
+) -> tuple[Tensor, bool]:
+    """The input [C * H * W] of a convolution by least squares over both kinds of constraints, and
+    whether these have exactly one solution.
 
     Args:
         output, arriving: [O, H', W'].
@@ -143,7 +151,10 @@ def _deconvolved(
     rows = torch.block_diag(*[triangle] * channels)
     matrix = torch.cat([forward, rows])
     target = torch.cat([seen.flatten(), (scale * caused @ basis).flatten()])
-    return torch.linalg.lstsq(matrix, target[:, None], driver="gelsy").solution[:, 0]
+    solved = torch.linalg.lstsq(matrix, target[:, None], driver="gelsy")
+    found = solved.solution[:, 0]
+    left = (matrix @ found - target).norm() / target.norm().clamp_min(1e-300)
+    return found, int(solved.rank) == len(found) and bool(left <= _CONSISTENT)
 
 
 def _inverse(module: nn.Module, output: Tensor) -> Tensor:
@@ -203,5 +214,6 @@ R_GAP = register(
         cite="zhu2021rgap",
         url="https://arxiv.org/abs/2010.07733",
         summary="Every layer's input in closed form, from the last layer to the image.",
+        closed_form=True,
     )
 )

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.attacks.auxiliary import labelled, require
+from benchmark.attacks.auxiliary import dealt, require
 from benchmark.attacks.base import Guess, register
 from benchmark.attacks.direct import DirectAttack
 from benchmark.models.parts.imprint import NAME
@@ -36,6 +36,8 @@ EMPTY = 1e-5
 """A bin whose factor is smaller than this share of the largest holds rounding errors alone."""
 SIGNIFICANT = 4 * 2**0.5
 """So many deviations of known noise a factor must have: four of a difference of two."""
+ROUNDING = 1e-3
+"""How far from its bin the brightness of what was read may lie for it to be one image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +64,20 @@ class RobbingTheFed(DirectAttack):
     ) -> list[Guess]:
         """One readout per victim; nothing is random."""
         known = require(public, self.name)
-        found = [_reconstructed(e, known.images.mean(0)) for e in evidences]
-        paired = [labelled(x, e, known) for x, e in zip(found, evidences, strict=True)]
-        guesses = [
-            Guess(
-                images=x,
-                labels=y,
-                soft=None if y is None else F.one_hot(y, e.setting.classes).float(),
-                hidden=_still(e),
+        guesses = []
+        for evidence in evidences:
+            images, alone = _reconstructed(evidence, known.images.mean(0))
+            order, labels = dealt(images, evidence, known)
+            classes = evidence.setting.classes
+            guesses.append(
+                Guess(
+                    images=images[order],
+                    labels=labels,
+                    soft=None if labels is None else F.one_hot(labels, classes).float(),
+                    hidden=_still(evidence),
+                    applicable=alone[order],
+                )
             )
-            for (x, y), e in zip(paired, evidences, strict=True)
-        ]
         return self.valued(evidences, guesses)
 
 
@@ -99,8 +104,13 @@ def read_bins(
     return images, seen[:-1] & seen[1:], factor
 
 
-def _reconstructed(evidence: Evidence, otherwise: Tensor) -> Tensor:
-    """[N, C, H, W] pixels: the images with the largest factors, then ``otherwise`` [C, H, W]."""
+def _reconstructed(evidence: Evidence, otherwise: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, C, H, W] pixels: the images with the largest factors, then ``otherwise`` [C, H, W].
+
+    Beside them whether each can be an image alone in its bin, all of it sent: an image is as bright
+    as its bin says, noise and mixtures of images mostly are not, and where no bin is left images
+    share one.
+    """
     setting, term = evidence.setting, evidence.terms["update"]
     weight, bias = (term.value[name] for name in (WEIGHT, BIAS))
     mask = term.mask or {WEIGHT: torch.ones_like(weight), BIAS: torch.ones_like(bias)}
@@ -110,9 +120,17 @@ def _reconstructed(evidence: Evidence, otherwise: Tensor) -> Tensor:
     noise = 0.0 if term.variance is None else float(term.variance[BIAS].max()) ** 0.5
     best = best[size[best] > max(EMPTY * float(bias.abs().max()), SIGNIFICANT * noise)]
     pixels = setting.denormalise(images[best].view(-1, *setting.shape))
+    cuts = torch.tensor(setting.cuts)[(mask[BIAS] > 0).cpu()]
+    above = F.pad(cuts[1:], (0, 1), value=float("inf"))
+    brightness = images[best].mean(1)
+    alone = (cuts[best] - ROUNDING <= brightness) & (brightness <= above[best] + ROUNDING)
+    alone &= seen[best].all(1)
     pixels = torch.where(seen[best].view_as(pixels), pixels, otherwise)
     missing = setting.images - len(best)
-    return torch.cat([pixels, otherwise.expand(missing, *otherwise.shape)])
+    return (
+        torch.cat([pixels, otherwise.expand(missing, *otherwise.shape)]),
+        F.pad(alone, (0, missing), value=False),
+    )
 
 
 def _still(evidence: Evidence) -> dict[str, Tensor]:
@@ -128,5 +146,6 @@ ROBBING = register(
         url="https://arxiv.org/abs/2110.13057",
         summary="A malicious server's layer holds images apart; each is a difference of rows.",
         threat="malicious",
+        closed_form=True,
     )
 )

@@ -117,6 +117,7 @@ class Spear(DirectAttack):
             labels=labels,
             soft=F.one_hot(labels, setting.classes).float(),
             stopped=stopped,
+            applicable=torch.full((setting.images,), factors.left.shape[1] == setting.images),
         )
 
     def _directions(
@@ -249,5 +250,6 @@ SPEAR = register(
         url="https://arxiv.org/abs/2403.03945",
         summary="A batch in closed form from the rank and the ReLU zeros of the first linear "
         "layer's gradient.",
+        closed_form=True,
     )
 )

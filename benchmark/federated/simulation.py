@@ -181,7 +181,8 @@ def _judge(
         with torch.no_grad():
             logits = functional_call(skeleton(setting), dict(parameters), (test.images, noise))
         losses = torch.nn.functional.cross_entropy(logits, test.labels, reduction="none")
-        return (logits.argmax(-1) == test.labels).double(), losses.double()
+        right = (logits.argmax(-1) == test.labels) & ~logits.isnan().any(-1)  # not class 0
+        return right.double(), losses.double()
 
     def judge(weights: Update, clients: Sequence[Client]) -> tuple[float, float]:
         if not type(setting.defense).personalised():

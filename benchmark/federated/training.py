@@ -41,7 +41,6 @@ from benchmark.federated.simulation import (
 )
 from benchmark.federated.transcript import as_bytes, as_tensor
 from benchmark.federated.update import Update
-from benchmark.metrics.bandwidth import bytes_to_target
 from benchmark.models.parts.imprint import brightness_cuts
 from benchmark.records import write_json
 
@@ -176,7 +175,7 @@ def digests(runs: Sequence[Run], scenario: Scenario, prepared: Path) -> dict[Run
         found[run] = digest(
             vars(run),
             setting.to_json(),
-            scenario.federation.model_dump(mode="json"),
+            scenario.federation.model_dump(mode="json", exclude={"target_accuracy"}),
             scenario.observation.window,
             data,
             source_digest([*SOURCES, HERE.parent / "defenses" / f"{run.defense}.py",
@@ -216,7 +215,7 @@ def gradient_norm(setting: Setting, observation: Observation, parts: list[Exampl
 def summary(
     run: Run, scenario: Scenario, setting: Setting, seen: list[Observation], smallest: int
 ) -> dict[str, Any]:
-    """The run's row of training.csv."""
+    """The run's row of training.csv, without what the target accuracy makes of it."""
     federation = scenario.federation
     rounds = [s for s in seen if s.round] or seen
     personal = type(setting.defense).personalised()
@@ -238,27 +237,21 @@ def summary(
         "epsilon": guarantee.epsilon if guarantee else None,
         "uplink_bytes": sum(s.uplink for s in rounds) / len(rounds),
         "downlink_bytes": sum(s.downlink for s in rounds) / len(rounds),
-        "bytes_to_target": bytes_to_target(
-            [(s.round, s.accuracy) for s in seen if s.accuracy is not None],
-            federation.target_accuracy,
-            [[round(s.uplink * federation.clients)] for s in rounds],
-            [[round(s.downlink * federation.clients)] for s in rounds],
-        ),
         "rounds": federation.rounds,
         "delta": guarantee.delta if guarantee else None,
         "privacy_unit": guarantee.unit if guarantee else "",
         "adversary": guarantee.adversary if guarantee else "",
-        "target_accuracy": federation.target_accuracy,
         "client_seconds": sum(s.seconds for s in rounds) / len(rounds),
     }
 
 
 def curves(seen: list[Observation]) -> dict[str, list[tuple[int, float]]]:
-    """What changed over the rounds, as (round, value)."""
+    """What changed over the rounds, as (round, value); bytes are per client."""
     return {
         "accuracy": [(s.round, s.accuracy) for s in seen if s.accuracy is not None],
         "loss": [(s.round, s.loss) for s in seen if s.loss is not None],
         "uplink_bytes": [(s.round, s.uplink) for s in seen if s.round],
+        "downlink_bytes": [(s.round, s.downlink) for s in seen if s.round],
     }
 
 

@@ -17,6 +17,8 @@ NOT_APPLICABLE, MISSED = "not-applicable", "missed"
 """Verdicts of closed forms, which minimise nothing: their assumption does not hold here, or it does
 and they found nothing all the same."""
 
+VERDICTS = (OK, EXHAUSTED, FAILED, BROKEN, NOT_APPLICABLE, MISSED)
+
 TOLERANCE = 0.1
 """Share of a cell's images that may fall short before the cell's verdict says so."""
 
@@ -31,28 +33,39 @@ BROKEN_LOSS = 1e-6
 """Without a defense the truth must explain the evidence; above this loss it does not."""
 
 
-def verdict(recovered: bool, loss_guess: float, loss_truth: float, undefended: bool) -> str:
+def verdict(
+    recovered: bool,
+    loss_guess: float,
+    loss_truth: float,
+    undefended: bool,
+    *,
+    closed_form: bool = False,
+    applicable: bool = True,
+) -> str:
     """The verdict on one image.
 
     Args:
-        recovered: whether its PSNR exceeds tau.
+        recovered: whether the first measure of the guess exceeds tau.
         loss_guess: the attack's objective at its guess, prior left out.
         loss_truth: the same at the truth, with the client's true randomness.
         undefended: whether there is no defense, so that ``loss_truth`` has to vanish.
+        closed_form: whether the attack solves instead of searching. It may explain a message no
+            better than the truth does because it never tried to, so its loss proves nothing.
+        applicable: whether what a closed form assumes is met here, as the attack says.
     """
     if undefended and not loss_truth <= BROKEN_LOSS:
         return BROKEN
     if recovered:
         return OK
+    if closed_form:
+        return MISSED if applicable else NOT_APPLICABLE
     return EXHAUSTED if loss_guess <= max(loss_truth, RESOLUTION) else FAILED
 
 
 def shares(verdicts: Sequence[str]) -> dict[str, float]:
     """Share of images with each verdict."""
     count = max(1, len(verdicts))
-    return {
-        name: sum(v == name for v in verdicts) / count for name in (OK, EXHAUSTED, FAILED, BROKEN)
-    }
+    return {name: sum(v == name for v in verdicts) / count for name in VERDICTS}
 
 
 def summary(verdicts: Sequence[str]) -> str:
@@ -60,9 +73,11 @@ def summary(verdicts: Sequence[str]) -> str:
 
     >>> summary(["ok"] * 9 + ["optimiser-failed"])
     'ok'
+    >>> summary(["ok"] * 5 + ["missed"] * 2 + ["not-applicable"] * 3)
+    'missed'
     """
     found = shares(verdicts)
-    for name in (BROKEN, FAILED, EXHAUSTED):
+    for name in (BROKEN, FAILED, MISSED, NOT_APPLICABLE, EXHAUSTED):
         if found[name] > (0 if name == BROKEN else TOLERANCE):
             return name
     return OK

@@ -1,30 +1,32 @@
-"""Bytes on the wire: lengths of encoded messages, per client and round, and until a target."""
+"""Bytes on the wire until a model is good enough."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+Curve = Sequence[tuple[int, float]]
+"""(finished rounds, value) in the order of training."""
 
 
-def bytes_to_target(
-    accuracies: Sequence[tuple[int, float]], target: float,
-    uplink: Sequence[Sequence[int]], downlink: Sequence[Sequence[int]],
-) -> int | None:  # fmt: skip
+def bytes_to_target(curves: Mapping[str, Curve], target: float, clients: int) -> int | None:
     """Bytes of all clients, up and down, until the accuracy first reaches ``target``.
 
     Args:
-        accuracies: (finished rounds, accuracy) in the order of training; 0 rounds is untrained.
+        curves: of one run: ``accuracy``, which may be measured before the first round too, and
+            ``uplink_bytes`` and ``downlink_bytes`` of every round, means over clients.
         target: accuracy in [0, 1].
-        uplink, downlink: ``[round][client]`` lengths in bytes.
 
     Returns:
         None where the target is never reached.
 
-    >>> bytes_to_target([(0, 0.1), (1, 0.5), (2, 0.9)], 0.5, [[3, 3], [4, 4]], [[1, 1], [1, 1]])
+    >>> up, down = [(1, 3.0), (2, 4.0)], [(1, 1.0), (2, 1.0)]
+    >>> accuracy = [(0, 0.1), (1, 0.5), (2, 0.9)]
+    >>> curves = {"accuracy": accuracy, "uplink_bytes": up, "downlink_bytes": down}
+    >>> bytes_to_target(curves, 0.5, clients=2)
     8
     """
-    from benchmark.metrics.utility import rounds_to_target
-
-    rounds = rounds_to_target(accuracies, target)
+    rounds = next((number for number, reached in curves["accuracy"] if reached >= target), None)
     if rounds is None:
         return None
-    return sum(sum(clients) for side in (uplink, downlink) for clients in side[:rounds])
+    sides = (curves["uplink_bytes"], curves["downlink_bytes"])
+    return round(clients * sum(size for side in sides for number, size in side if number <= rounds))

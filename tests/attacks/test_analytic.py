@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from benchmark.attacks.base import Unsupported, get
-from benchmark.attacks.layers import layer_input
+from benchmark.attacks.layers import layer_input, rank_one_misfit
+from benchmark.campaign import readable
+from benchmark.defenses.base import build
 from benchmark.evidence.base import Term
 from benchmark.evidence.generic import oblivious
 from tests.tiny import observe, setting_of
@@ -110,3 +112,43 @@ def test_several_images_behind_one_gradient_are_refused() -> None:
     evidence = oblivious(observe(setting_of("none", model="mlp", batch_size=2))[0].transcript)
     with pytest.raises(Unsupported, match="several images"):
         get("analytic").run([evidence])
+
+
+@pytest.mark.parametrize(
+    ("defense", "model", "read", "applies"),
+    [
+        ("none", "mlp", "oblivious", True),
+        ("none", "elu", "oblivious", True),
+        (build("pruning", {"keep": 0.1}), "elu", "sent", True),
+        (build("pruning", {"keep": 0.1}), "elu", "oblivious", False),
+        (build("dp", {"noise": 0.1}), "mlp", "oblivious", False),
+        (build("dp", {"noise": 0.1}), "mlp", "resimulated", True),
+    ],
+    ids=str,
+)
+def test_it_applies_where_the_gradient_is_one_inputs_up_to_known_noise(
+    defense, model, read, applies
+) -> None:
+    victims = observe(setting_of(defense, model=model), 2)
+    evidences = readable([v.transcript for v in victims])[read]
+    for guess in get("analytic").run(evidences):
+        assert guess.applicable.tolist() == [applies]
+
+
+def test_fewer_features_than_pixels_do_not_determine_an_image() -> None:
+    (victim,) = observe(setting_of("none", model="lenet", shape=(1, 16, 16)))
+    evidence = oblivious(victim.transcript)
+    assert evidence.linear["head"][0].shape[1] < 256
+    assert get("analytic").run([evidence])[0].applicable.tolist() == [False]
+
+
+def test_the_misfit_of_rank_one_is_the_singular_values() -> None:
+    """With the best input, what is left is everything but the largest singular value."""
+    weight, bias, _ = rank_one()
+    rng = torch.Generator().manual_seed(1)
+    weight = weight + 0.2 * torch.randn(weight.shape, generator=rng)
+    sizes = np.linalg.svd(torch.cat([weight, bias[:, None]], 1).numpy())[1]
+    expected = np.sqrt((sizes[1:] ** 2).sum() / (sizes**2).sum())
+    found, _ = layer_input(weight, bias)
+    assert rank_one_misfit(weight, bias, found) == pytest.approx(expected, rel=1e-4)
+    assert rank_one_misfit(torch.zeros(3, 2), torch.zeros(3), torch.zeros(2)) == 1.0

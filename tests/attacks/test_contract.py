@@ -231,12 +231,40 @@ def fine(**changes) -> Guess:
         fine(labels=torch.tensor([1.0])),
         fine(labels=torch.tensor([1, 2])),
         fine(soft=torch.ones(1, 9)),
+        fine(applicable=torch.ones(1)),
+        fine(applicable=torch.ones(2, dtype=torch.bool)),
     ],
-    ids=["shape", "nan", "class", "float labels", "too many labels", "soft shape"],
+    ids=[
+        "shape",
+        "nan",
+        "class",
+        "float labels",
+        "too many labels",
+        "soft shape",
+        "applicable as numbers",
+        "applicable shape",
+    ],
 )
 def test_malformed_guesses_are_errors(guess: Guess, victims) -> None:
     with pytest.raises(AttackError):
         Rogue(name="rogue", guess=guess).run(victims(1)[0])
+
+
+@every_attack
+def test_only_closed_forms_say_where_they_apply(attack: Attack, victims) -> None:
+    evidences = victims(2)[0]
+    if supported(attack, evidences):
+        for guess in short(attack).run(evidences):
+            assert (guess.applicable is not None) == attack.closed_form
+    with pytest.raises(ValueError, match="no parameter 'closed_form'"):
+        attack.configured(closed_form=not attack.closed_form)
+    assert "closed_form" not in attack.parameters()
+
+
+def test_closed_forms_are_declared() -> None:
+    declared = {attack.name for attack in ATTACKS if attack.closed_form}
+    assert {"robbing", "dager", "analytic", "spear", "rgap"} <= declared
+    assert not declared & {attack.name for attack in SEARCHES}
 
 
 def test_pixels_outside_the_range_are_clipped(victims) -> None:

@@ -23,6 +23,7 @@ def test_undefended_sentences_are_recovered_exactly(batch_size: int) -> None:
     guesses = get("dager").run(evidences)
     for guess, victim in zip(guesses, victims, strict=True):
         assert sentences.same(guess.images, victim.truth["pixels"])
+        assert bool(guess.applicable.all()) and guess.applicable.shape == (batch_size,)
     soft = [victim.soft for victim in victims]
     losses = get("dager").losses(evidences, [v.truth["pixels"] for v in victims], soft)
     assert max(losses) < 1e-9
@@ -77,6 +78,7 @@ def test_noise_leaves_a_guess_that_explains_the_message_worse_than_the_truth() -
         get("dager").run(evidences), evidences, victims, strict=True
     ):
         assert not sentences.same(guess.images, victim.truth["pixels"])
+        assert not bool(guess.applicable.any()), "no word lies in a noisy row space"
         truth = get("dager").loss(evidence, victim.truth["pixels"], victim.soft)
         assert truth > 0.1 and guess.loss > 0.5 * truth
 

@@ -9,6 +9,7 @@ from torch import nn
 from benchmark.attacks.base import get
 from benchmark.attacks.layers import Layer
 from benchmark.attacks.rgap import _deconvolved, _inverse
+from benchmark.defenses.base import build
 from benchmark.evidence.generic import oblivious
 from tests.tiny import observe, setting_of
 
@@ -28,7 +29,20 @@ def test_images_are_recovered_without_a_search(facts) -> None:
     guesses = get("rgap").run([oblivious(v.transcript) for v in victims])
     for guess, victim in zip(guesses, victims, strict=True):
         assert float((guess.images - victim.truth["pixels"]).square().mean()) < 1e-6
-        assert guess.evaluations == 0
+        assert guess.evaluations == 0 and guess.applicable.tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        build("dp", {"clip": 1.0, "noise": 0.1, "delta": 1e-5}),
+        build("pruning", {"keep": 0.1}),
+    ],
+    ids=["noise", "zeros"],
+)
+def test_equations_that_contradict_each_other_are_none_of_the_methods(defense) -> None:
+    evidence = oblivious(observe(setting_of(defense))[0].transcript)
+    assert get("rgap").run([evidence])[0].applicable.tolist() == [False]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +65,8 @@ def test_a_convolutions_input_solves_both_kinds_of_constraints() -> None:
     weights = {n: p.detach() for n, p in module.named_parameters()}
     layer = Layer("conv", module, weights, dict(zip(weights, gradients, strict=True)))
     assert output.numel() < inputs.numel()
-    found = _deconvolved(layer, weights, output[0].detach(), arriving, inputs.shape)
+    found, solved = _deconvolved(layer, weights, output[0].detach(), arriving, inputs.shape)
+    assert solved
     assert torch.allclose(found.reshape(3, 6, 6), inputs, atol=1e-8)
 
 

@@ -82,6 +82,10 @@ def test_images_alone_in_their_bins_are_recovered_exactly_and_no_others() -> Non
         for own, far in zip(bins, error.tolist(), strict=True):
             assert (far < 1e-3) == (bins.count(own) == 1)
             alone += bins.count(own) == 1
+        exact = torch.cdist(guess.images.flatten(1), pixels.flatten(1)).amin(1) < 1e-3
+        assert guess.applicable is not None and bool(guess.applicable[exact].all())
+        spare = setting.images - len(set(bins))
+        assert int((~guess.applicable).sum()) >= spare, "a bin was shared for each spare guess"
     assert 0 < alone < 36  # both cases were seen
 
 
@@ -128,9 +132,18 @@ def test_factors_within_known_noise_are_no_images() -> None:
     for guess in ROBBING.run(found["resimulated"], public_of()):
         far = (guess.images - mean).flatten(1).abs().amax(1)
         assert int((far == 0).sum()) >= 3
+        assert guess.applicable is not None and not bool(guess.applicable[far == 0].any())
     assert not torch.allclose(
         ROBBING.run(found["oblivious"], public_of())[0].images, mean, atol=0.1
     )
+
+
+def test_what_is_not_as_bright_as_its_bin_is_no_image() -> None:
+    """Noise divided by noise, read as if there were none."""
+    victims = tiny.observe(malicious(build("dp", {"noise": 1.0}), batch_size=8), 6)
+    found = readable([v.transcript for v in victims])["oblivious"]
+    said = torch.cat([g.applicable for g in ROBBING.run(found, public_of())])
+    assert float(said.float().mean()) < 0.25
 
 
 def test_crafted_weights_are_the_same_for_everyone_and_the_rest_is_drawn() -> None:

@@ -66,11 +66,13 @@ def test_a_gradient_of_zeros_gives_a_guess() -> None:
     zero = {n: torch.zeros_like(t) for n, t in evidence.terms["update"].value.items()}
     guess = get("spear").run([replace(evidence, terms={"update": Term(value=zero)})])[0]
     assert guess.images.isfinite().all()
+    assert guess.applicable.tolist() == [False] * 3, "its rank is not that of a batch"
 
 
 def test_the_draws_are_kept_and_what_was_not_found_stays_at_the_mean() -> None:
     victim = batch(12)
     guess = get("spear").configured(draws=4096).run([oblivious(victim.transcript)])[0]
     assert guess.stopped == "budget"
+    assert bool(guess.applicable.all()), "more draws would have done"
     mean = victim.transcript.setting.denormalise(torch.zeros(1, 1, 6, 6))
     assert any(torch.allclose(image, mean[0]) for image in guess.images)

@@ -49,6 +49,14 @@ def test_local_steps_learn() -> None:
     assert seen[-1].accuracy > 0.85
 
 
+def test_a_model_that_diverged_is_wrong_also_about_class_zero() -> None:
+    setting = tiny.setting_of("none")
+    weights, clients = start(setting, 1, 0, tiny.SECRET)
+    test = Examples(tiny.clusters(8, 9).images, torch.zeros(8, dtype=torch.int64))
+    judge = simulation._judge(setting, test, [])
+    assert judge(weights.map(lambda t: t * torch.nan), clients)[0] == 0.0
+
+
 def test_accuracy_is_measured_now_and_then_and_at_the_end() -> None:
     seen = run(tiny.setting_of("none", batch_size=4), 7, evaluate_every=3)
     assert [s.round for s in seen if s.accuracy is not None] == [0, 3, 6, 7]

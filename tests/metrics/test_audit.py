@@ -7,11 +7,14 @@ import math
 import pandas as pd
 import pytest
 
+from benchmark.metrics import audit
 from benchmark.metrics.audit import (
     BROKEN,
     BROKEN_LOSS,
     EXHAUSTED,
     FAILED,
+    MISSED,
+    NOT_APPLICABLE,
     OK,
     RESOLUTION,
     TOLERANCE,
@@ -51,13 +54,29 @@ def test_only_evidence_that_ran_out_is_credited(
 
 
 def test_verdicts_are_the_schemas() -> None:
-    assert {OK, EXHAUSTED, FAILED, BROKEN} == set(VERDICTS)
+    assert set(audit.VERDICTS) == {OK, EXHAUSTED, FAILED, BROKEN, NOT_APPLICABLE, MISSED}
+    assert set(audit.VERDICTS) <= set(VERDICTS)
+
+
+@pytest.mark.parametrize("applicable", [True, False])
+@pytest.mark.parametrize(("guess", "truth"), [(0.0, 0.5), (0.5, 0.0), (0.1, math.nan)])
+def test_a_closed_form_proves_nothing_about_evidence(
+    guess: float, truth: float, applicable: bool
+) -> None:
+    def said(recovered: bool, undefended: bool) -> str:
+        return verdict(recovered, guess, truth, undefended, closed_form=True, applicable=applicable)
+
+    assert said(recovered=False, undefended=False) == (MISSED if applicable else NOT_APPLICABLE)
+    assert said(recovered=True, undefended=False) == OK
+    broken = not truth <= BROKEN_LOSS
+    assert (said(recovered=False, undefended=True) == BROKEN) == broken
 
 
 def test_shares_add_up() -> None:
     found = shares([OK, OK, FAILED, EXHAUSTED])
-    assert found == {OK: 0.5, EXHAUSTED: 0.25, FAILED: 0.25, BROKEN: 0.0}
-    assert shares([]) == {OK: 0.0, EXHAUSTED: 0.0, FAILED: 0.0, BROKEN: 0.0}
+    blank = dict.fromkeys(audit.VERDICTS, 0.0)
+    assert found == blank | {OK: 0.5, EXHAUSTED: 0.25, FAILED: 0.25}
+    assert shares([]) == blank
 
 
 @pytest.mark.parametrize(
@@ -71,6 +90,12 @@ def test_shares_add_up() -> None:
         ({EXHAUSTED: 9, FAILED: 1}, EXHAUSTED),
         ({OK: 99, BROKEN: 1}, BROKEN),
         ({OK: 8, EXHAUSTED: 1, FAILED: 1}, OK),
+        ({OK: 8, MISSED: 2}, MISSED),
+        ({OK: 8, NOT_APPLICABLE: 2}, NOT_APPLICABLE),
+        ({MISSED: 2, NOT_APPLICABLE: 8}, MISSED),
+        ({MISSED: 8, FAILED: 2}, FAILED),
+        ({EXHAUSTED: 8, NOT_APPLICABLE: 2}, NOT_APPLICABLE),
+        ({OK: 9, NOT_APPLICABLE: 1}, OK),
     ],
     ids=str,
 )
@@ -96,6 +121,12 @@ def test_credit_needs_an_accurate_reading_that_ran_out() -> None:
     assert not credited(("a", EXHAUSTED, 0, 0))
     assert not credited(("a", FAILED, 0, 1))
     assert not credited(("a", BROKEN, 0, 1))
+
+
+@pytest.mark.parametrize("said", [MISSED, NOT_APPLICABLE])
+def test_closed_forms_credit_nobody(said: str) -> None:
+    assert not credited(("a", said, 0, 1))
+    assert not credited(("a", said, 0, 1), ("b", said, 0, 1))
 
 
 def test_an_accurate_reading_whose_optimisers_failed_takes_the_credit_away() -> None:
