@@ -18,7 +18,7 @@ from typing import Any
 PACKAGE = Path(__file__).parent
 
 _IDENTITY = frozenset(
-    {"name", "title", "cite", "url", "summary", "note", "threat", "members", "reads"}
+    {"name", "title", "cite", "url", "summary", "note", "threat", "members", "reads", "closed_form"}
 )
 _SCALARS: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "None": None}
 

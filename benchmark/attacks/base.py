@@ -46,6 +46,8 @@ class Guess:
     stopped      "budget", "converged" or "timeout"; empty for closed forms
     strategy     how the engine computed it, a pure function of shapes; empty without an engine
     chunk        trials computed together
+    applicable   bool [N], of closed forms: whether what they assume is met for each guess, as the
+                 message itself shows; None where it is for all
     """
 
     images: Tensor
@@ -57,6 +59,7 @@ class Guess:
     stopped: str = ""
     strategy: str = ""
     chunk: int = 0
+    applicable: Tensor | None = None
 
 
 Threat = Literal["curious", "auxiliary", "malicious"]
@@ -71,6 +74,8 @@ class Attack:
     threat       never compared with an attack of another threat
     members      other attacks that this one runs
     reads        what the private data may be: `images`, `text`
+    closed_form  whether it solves for the data in place of searching: what it does not find says
+                 nothing of the evidence
     """
 
     name: str
@@ -81,6 +86,7 @@ class Attack:
     threat: Threat = "curious"
     members: tuple[str, ...] = ()
     reads: tuple[str, ...] = ("images",)
+    closed_form: bool = False
 
     def supports(self, evidence: Evidence) -> str | None:
         """None if the attack can read this evidence, otherwise the reason why it cannot."""
@@ -254,18 +260,24 @@ class Attack:
             for name, value in guess.hidden.items()
             if name in evidence.hidden
         }
+        applicable = guess.applicable
+        if applicable is not None:
+            if applicable.dtype != torch.bool or tuple(applicable.shape) != (count,):
+                raise AttackError(f"{self.name}: applicable must be [{count}] bool")
+            applicable = applicable.detach().cpu().clone()
         return dataclasses.replace(
             guess,
             images=images,
             labels=labels,
             soft=soft,
             hidden=hidden,
+            applicable=applicable,
             loss=float(guess.loss),
             evaluations=max(0, int(guess.evaluations)),
         )
 
 
-_DESCRIPTION = ("title", "cite", "url", "summary", "threat", "members", "reads")
+_DESCRIPTION = ("title", "cite", "url", "summary", "threat", "members", "reads", "closed_form")
 _REGISTRY: dict[str, Attack] = {}
 PARTS = (
     "auxiliary", "base", "direct", "engine", "fluency", "labels", "layers", "learning", "memory",
