@@ -1,15 +1,17 @@
 """The board's own attack: a fixed ensemble without parameters to tune, run on every reading.
 
-In the spirit of AutoAttack (Croce and Hein, ICML 2020, arXiv:2003.01690): the cheap search first,
-the expensive one for the victims that are still unexplained, and the attack's own loss decides
-when a victim is done and which candidate is kept. One round is L-BFGS on the cosine (the
-optimiser of Zhu et al., NeurIPS 2019), which finds exact explanations within tens of evaluations,
-then signed Adam on the cosine with total variation (Geiping et al., NeurIPS 2020) for what is
-still open, from where L-BFGS ended if that explains the evidence (of several explanations the
-prior prefers the smoothest), afresh if not; where noise or too few observations leave the choice
-to the prior, Adam alone. Three and ten times the budget add rounds of two and of seven times the
-length, each from a fresh start, so that a larger budget contains the smaller ones: what they
-still gain says whether the budget was the limit.
+In the spirit of AutoAttack (Croce and Hein, ICML 2020, arXiv:2003.01690): the cheap first, the
+expensive for the victims that are still unexplained, and the attack's own loss decides when a
+victim is done and which candidate is kept. First of all comes a closed form that certifies what it
+finds, peeling: a batch that it takes apart to the last image needs no search; where some are left,
+the search begins at those found, and these are kept. One round of searches is L-BFGS on the cosine
+(the optimiser of Zhu et al., NeurIPS 2019), which finds exact explanations within tens of
+evaluations, then signed Adam on the cosine with total variation (Geiping et al., NeurIPS 2020) for
+what is still open, from where L-BFGS ended if that explains the evidence (of several explanations
+the prior prefers the smoothest), afresh if not; where noise or too few observations leave the
+choice to the prior, Adam alone. Three and ten times the budget add rounds of two and of seven
+times the length, each from a fresh start, so that a larger budget contains the smaller ones: what
+they still gain says whether the budget was the limit.
 """
 
 from __future__ import annotations
@@ -18,16 +20,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from benchmark.attacks.base import Attack, Guess, register
 from benchmark.attacks.labels import Given, Inferred, Joint
 from benchmark.attacks.objectives import Cosine
 from benchmark.attacks.optimisation import Found, OptimisationAttack, data_losses
-from benchmark.attacks.optimisers import LBFGS, SignedAdam
+from benchmark.attacks.optimisers import LBFGS, SignedAdam, Variables
+from benchmark.attacks.peeling import PEELING
 from benchmark.attacks.priors import TotalVariation
 from benchmark.metrics.selection import EXPLAINED
-from benchmark.randomness import seed_of
+from benchmark.randomness import generator, seed_of
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence
@@ -37,17 +42,21 @@ BUDGETS = {1: (1,), 3: (1, 2), 10: (1, 2, 7)}
 DONE = 1e-9
 """A victim with a smaller loss is finished; the audit calls smaller losses equal."""
 
+UNLIKELY = 1e-3
+"""What a search's first labels leave to the others where one is certified."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(Attack):
-    """Rounds of two searches for the victims that are not yet explained.
+    """A closed form, then rounds of two searches for the victims that are not yet explained.
 
     sharp     evaluations of L-BFGS in the first round
     robust    evaluations of signed Adam after it
     budget    how many times the standard budget may be spent: 1, 3 or 10
 
     An evaluation is what one plain update of the client takes; predictions that cost more of the
-    victim model's gradients are paid for with fewer of them.
+    victim model's gradients are paid for with fewer of them. What the closed form takes is counted
+    beside what the searches may spend.
     """
 
     sharp: int = 140
@@ -69,8 +78,46 @@ class Ensemble(Attack):
         seeds: Sequence[int],
         deadline: float | None,
     ) -> list[Guess]:
+        """The closed form where it applies, and the searches for what it leaves open."""
+        peeled = self._peeled(evidences, public, seeds, deadline)
+        whole = {k for k, guess in peeled.items() if _is_whole(guess)}
+        left = [k for k in range(len(evidences)) if k not in whole]
+        here = [evidences[k] for k in left]
+        begin = [_start(evidences[k], peeled.get(k), seeds[k]) for k in left]
+        found = self._searched(here, [seeds[k] for k in left], deadline, begin)
+        merged = [_with_certified(g, peeled.get(k)) for k, g in zip(left, found, strict=True)]
+        if any(g is not f for g, f in zip(merged, found, strict=True)):
+            merged = self.valued(here, merged)
+        guesses = {k: replace(g, stopped="converged", applicable=None) for k, g in peeled.items()}
+        guesses |= zip(left, merged, strict=True)
+        return [guesses[k] for k in range(len(evidences))]
+
+    def _peeled(
+        self,
+        evidences: Sequence[Evidence],
+        public: Any,
+        seeds: Sequence[int],
+        deadline: float | None,
+    ) -> dict[int, Guess]:
+        """What the closed form says, by victim, with the ensemble's own loss."""
+        rows = [k for k, evidence in enumerate(evidences) if PEELING.supports(evidence) is None]
+        if not rows:
+            return {}
+        here = [evidences[k] for k in rows]
+        found = PEELING.reconstruct(here, public, [seeds[k] for k in rows], deadline)
+        return dict(zip(rows, self.valued(here, found), strict=True))
+
+    def _searched(
+        self,
+        evidences: Sequence[Evidence],
+        seeds: Sequence[int],
+        deadline: float | None,
+        begin: Sequence[Variables | None],
+    ) -> list[Guess]:
         """Round after round, as long as victims are open and the budget lasts."""
-        best = self._round(evidences, seeds, BUDGETS[self.budget][0], deadline)
+        if not evidences:
+            return []
+        best = self._round(evidences, seeds, BUDGETS[self.budget][0], deadline, begin)
         for number, length in enumerate(BUDGETS[self.budget][1:], start=1):
             left = [k for k, found in enumerate(best) if _open(found)]
             if not left:
@@ -98,16 +145,18 @@ class Ensemble(Attack):
         seeds: Sequence[int],
         length: int,
         deadline: float | None,
+        begin: Sequence[Variables | None] | None = None,
     ) -> list[Found]:
-        """The sharp search, then the robust one for what it left open."""
+        """The sharp search, from ``begin`` where that says so, then the robust one for the rest."""
         found: dict[int, Found] = {}
+        first = [None] * len(evidences) if begin is None else begin
 
         def search(attack: OptimisationAttack, rows: list[int], go_on: bool = False) -> list[Found]:
             return attack.search(
                 [evidences[k] for k in rows],
                 [seeds[k] for k in rows],
                 deadline,
-                begin=[found[k].variables for k in rows] if go_on else None,
+                begin=[found[k].variables if go_on else first[k] for k in rows],
             )
 
         sharp, robust = (
@@ -176,6 +225,47 @@ def _prior(found: Found) -> float:
     return float(PRIOR(found.variables["images"]))
 
 
+def _is_whole(peeled: Guess) -> bool:
+    """Whether the closed form certifies every image, and together they explain the evidence."""
+    assert peeled.applicable is not None
+    return bool(peeled.applicable.all()) and peeled.loss <= EXPLAINED
+
+
+def _start(evidence: Evidence, peeled: Guess | None, seed: int) -> Variables | None:
+    """The certified images among random ones, if there are any."""
+    if peeled is None or peeled.applicable is None or not bool(peeled.applicable.any()):
+        return None
+    images = evidence.setting.normalise(peeled.images)
+    drawn = torch.randn(images.shape, generator=generator("beside certified", seed))
+    start = {"images": torch.where(peeled.applicable[:, None, None, None], images, drawn)}
+    if peeled.soft is not None and LABELS.soft(evidence) is None:
+        start["logits"] = peeled.soft.clamp_min(UNLIKELY).log()
+    return start
+
+
+def _with_certified(searched: Guess, peeled: Guess | None) -> Guess:
+    """The certified images and labels, each in place of the one that is nearest to it."""
+    if peeled is None:
+        return searched
+    searched = replace(searched, evaluations=searched.evaluations + peeled.evaluations)
+    assert peeled.applicable is not None
+    sure = peeled.applicable.nonzero().flatten()
+    if not len(sure):
+        return searched
+    distance = torch.cdist(peeled.images[sure].flatten(1), searched.images.flatten(1))
+    if peeled.labels is not None and searched.labels is not None:  # granted labels stay a batch's
+        other = peeled.labels[sure, None] != searched.labels
+        distance = distance + other * (1 + distance.max())
+    row, place = (torch.as_tensor(x) for x in linear_sum_assignment(distance.numpy()))
+    images, labels, soft = searched.images.clone(), searched.labels, searched.soft
+    images[place] = peeled.images[sure[row]]
+    if labels is not None and peeled.labels is not None:
+        labels = labels.index_copy(0, place, peeled.labels[sure[row]])
+    if soft is not None and peeled.soft is not None:
+        soft = soft.index_copy(0, place, peeled.soft[sure[row]])
+    return replace(searched, images=images, labels=labels, soft=soft)
+
+
 def _better(known: Found, other: Found) -> Found:
     """The candidate to keep: one that explains the evidence, and the smoothest of such."""
     return _charged(*sorted((known, other), key=lambda f: (f.data > EXPLAINED, f.total)))
@@ -196,6 +286,8 @@ AUTO = register(
         title="Ensemble",
         cite="croce2020reliable",
         url="https://arxiv.org/abs/2003.01690",
-        summary="L-BFGS, then signed Adam for the victims not yet explained, in rounds.",
+        summary="Peeling where it applies; L-BFGS, then signed Adam for the victims not yet "
+        "explained, in rounds.",
+        members=("peeling",),
     )
 )

@@ -92,9 +92,10 @@ class OptimisationAttack(Attack):
         evidences: Sequence[Evidence],
         seeds: Sequence[int],
         deadline: float | None,
-        begin: Sequence[Variables] | None = None,
+        begin: Sequence[Variables | None] | None = None,
     ) -> list[Found]:
-        """The best point of every victim; `begin` has where the first restart of each starts."""
+        """The best point of every victim; `begin` has where the first restart of each starts, or
+        None."""
         fixed = [self._soft(e) for e in evidences]
         joint = fixed[0] is None
         centres = words.centres(evidences)

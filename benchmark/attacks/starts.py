@@ -72,8 +72,8 @@ NEAR = 0.1
 class Starts:
     """The starts of all trials: each depends on its victim's seed, its restart and its attempt.
 
-    ``begin`` has, per victim, variables at which its first restart begins instead; ``centres`` a
-    vector that a text's starts lie around.
+    ``begin`` has, per victim, variables at which its first restart begins instead, or None;
+    ``centres`` a vector that a text's starts lie around.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Starts:
         restarts: int,
         joint_labels: bool,
         first: Start,
-        begin: Sequence[Variables] | None = None,
+        begin: Sequence[Variables | None] | None = None,
         centres: Sequence[Tensor] | None = None,
     ) -> None:
         setting = evidence.setting

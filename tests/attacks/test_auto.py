@@ -10,7 +10,11 @@ import torch
 from benchmark.attacks.auto import BUDGETS, DONE, PRIOR, Ensemble, _better
 from benchmark.attacks.base import get
 from benchmark.attacks.optimisation import Found
+from benchmark.evidence.generic import oblivious
+from benchmark.evidence.linear import rows
+from benchmark.metrics import privacy
 from benchmark.metrics.selection import EXPLAINED
+from tests.tiny import observe, setting_of
 
 
 def short(**changes: object) -> Ensemble:
@@ -81,3 +85,57 @@ def test_of_several_explanations_the_prior_decides(victims) -> None:
         assert guess.loss <= EXPLAINED
         noise = torch.randn(guess.images.shape, generator=torch.Generator().manual_seed(0))
         assert float(PRIOR(setting.normalise(guess.images))) < 0.5 * float(PRIOR(noise))
+
+
+def linear_first(size: int, seed: int = 0):
+    """A victim whose network begins with a linear layer."""
+    return observe(setting_of("none", model="mlp", batch_size=size, labels_given=False), seed=seed)[
+        0
+    ]
+
+
+@pytest.mark.parametrize("read", [oblivious, rows], ids=["oblivious", "rows"])
+def test_what_a_closed_form_certifies_is_not_searched(read) -> None:
+    """A batch without labels, which no search of ten evaluations finds."""
+    victim = linear_first(8)
+    evidence = read(victim.transcript)
+    attack = short(budget=10)
+    (guess,) = attack.run([evidence])
+    (peeled,) = get("peeling").run([evidence])
+    order = privacy.match(guess.images.numpy(), victim.truth["pixels"])
+    assert torch.allclose(guess.images[order], victim.truth["pixels"], atol=1e-4)
+    assert guess.evaluations == peeled.evaluations and guess.stopped == "converged"
+    assert guess.loss == pytest.approx(attack.loss(evidence, guess.images, guess.soft), abs=1e-9)
+    assert guess.loss < EXPLAINED and guess.applicable is None
+    if read is oblivious:
+        assert guess.labels is not None
+        assert guess.labels[order].tolist() == victim.truth["labels"].tolist()
+
+
+def test_certified_images_are_kept_where_others_are_searched() -> None:
+    """Three of eighteen come off: the search begins at them, and they stay as they are."""
+    victim = linear_first(18, seed=1)
+    evidence = oblivious(victim.transcript)
+    attack = short()
+    (guess,) = attack.run([evidence])
+    (peeled,) = get("peeling").run([evidence])
+    assert peeled.applicable is not None and peeled.labels is not None
+    sure = peeled.images[peeled.applicable]
+    assert 0 < len(sure) < 18
+    distance, place = torch.cdist(sure.flatten(1), guess.images.flatten(1)).min(1)
+    assert float(distance.max()) < 1e-6 and len(set(place.tolist())) == len(sure)
+    assert guess.labels is not None
+    assert torch.equal(guess.labels[place], peeled.labels[peeled.applicable])
+    assert guess.evaluations == peeled.evaluations + 12 and guess.stopped == "budget"
+    assert guess.loss == pytest.approx(
+        attack.loss(evidence, guess.images, guess.soft, guess.hidden), abs=1e-9
+    )
+
+
+def test_granted_labels_stay_those_of_the_batch() -> None:
+    """A certified image replaces one of its own label."""
+    setting = setting_of("none", model="mlp", batch_size=18)
+    victim = observe(setting, seed=1)[0]
+    (guess,) = short().run([oblivious(victim.transcript)])
+    assert guess.labels is not None
+    assert sorted(guess.labels.tolist()) == sorted(victim.truth["labels"].tolist())
