@@ -107,7 +107,10 @@ def train(
 ) -> None:
     """Train and write everything that later stages need under ``folder``."""
     federation = scenario.federation
-    protocol = Protocol(federation.rounds, federation.learning_rate, federation.momentum)
+    protocol = Protocol(
+        federation.rounds, federation.learning_rate, federation.momentum,
+        sampling_rate=sampling_rate(scenario),
+    )  # fmt: skip
     clients = range(federation.clients)
     parts = [
         Examples(setting.normalise(data.images[data.owner == i]), data.labels[data.owner == i])
@@ -132,7 +135,7 @@ def train(
                     checkpoints.append(_looked(checkpoint, seen, norm))
     except Diverged as error:
         diverged = error.round
-    record = summary(run, scenario, setting, seen, min(map(len, parts)))
+    record = summary(run, scenario, setting, seen)
     if diverged is not None:  # the model that was reached is not a number
         record |= {"accuracy_global": None, "accuracy_personal": None}
     write_json(
@@ -144,6 +147,17 @@ def train(
             "diverged": diverged,
         },
     )
+
+
+def sampling_rate(scenario: Scenario) -> float:
+    """The probability with which an example joins a Poisson draw, the same for every client.
+
+    The batch size over the mean number of examples of a client: both are declared in params.yaml,
+    so that the rate says nothing of what any client holds.
+    """
+    federation = scenario.federation
+    mean = scenario.splits["client"] / federation.clients
+    return min(1.0, federation.batch_size / mean)
 
 
 def _looked(checkpoint: str, seen: list[Observation], gradient_norm: float) -> dict[str, Any]:
@@ -202,27 +216,25 @@ def gradient_norm(setting: Setting, observation: Observation, parts: list[Exampl
 
 
 def summary(
-    run: Run, scenario: Scenario, setting: Setting, seen: list[Observation], smallest: int
+    run: Run, scenario: Scenario, setting: Setting, seen: list[Observation]
 ) -> dict[str, Any]:
     """The run's row of training.csv."""
     federation = scenario.federation
     rounds = [s for s in seen if s.round] or seen
     personal = type(setting.defense).personalised()
-    accuracy = seen[-1].accuracy
-    rate = setting.batch_size / smallest
     guarantee = setting.defense.guarantee(
         rounds=federation.rounds * federation.local_steps
         if setting.defense.sampling == "poisson"
         else federation.rounds,
-        rate=rate,
+        rate=sampling_rate(scenario),
     )
     return {
         "scenario": run.scenario,
         "defense": run.defense,
         "point": run.point,
         "seed": run.seed,
-        "accuracy_global": None if personal else accuracy,
-        "accuracy_personal": accuracy if personal else None,
+        "accuracy_global": None if personal else seen[-1].accuracy,
+        "accuracy_personal": seen[-1].personal,
         "epsilon": guarantee.epsilon if guarantee else None,
         "uplink_bytes": sum(s.uplink for s in rounds) / len(rounds),
         "downlink_bytes": sum(s.downlink for s in rounds) / len(rounds),

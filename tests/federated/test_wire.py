@@ -74,7 +74,9 @@ def tensor_sets(draw: st.DrawFn) -> dict[str, Tensor]:
 
 @settings(max_examples=200, deadline=None)
 @given(tensor_sets())
-def test_what_is_sent_arrives_bit_for_bit_but_for_the_sign_of_zeros(tensors: dict[str, Tensor]) -> None:
+def test_what_is_sent_arrives_bit_for_bit_but_for_the_sign_of_zeros(
+    tensors: dict[str, Tensor],
+) -> None:
     message = encode(tensors)
     arrived = decode(message, shapes_of(tensors))
     assert list(arrived) == list(tensors)
