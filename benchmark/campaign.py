@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import provenance
-from benchmark.cells import Store, digest, library_versions, source_digest
+from benchmark.cells import Store, digest, library_versions
 from benchmark.execution import Failure, run
 from benchmark.metrics.selection import Candidate, explains, select
 from benchmark.naming import artifact, guesses_file, transcripts_file
 from benchmark.randomness import seed_of
+from benchmark.sources import source_digest
 
 if TYPE_CHECKING:
     from benchmark.config import Params
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -268,54 +267,33 @@ def _about(evidence: Any) -> dict[str, Any]:
 
 def cell_digest(task: Task, chosen: Any, evidence: Any) -> str:
     """The digest of everything that a cell's guesses depend on."""
-    from benchmark.attacks.base import PARTS
-
-    defense, model = evidence.setting.defense.name, evidence.setting.model
-    sources = [
-        *(HERE / "evidence" / f"{name}.py" for name in (*GENERIC, *borrowed(defense))),
-        *(HERE / "attacks" / f"{name}.py" for name in (*PARTS, chosen.name, *chosen.members)),
-        *(HERE / "models" / name for name in ("base.py", "parts", f"{model}.py")),
-        *(HERE / "defenses" / name for name in ("base.py", "parts", f"{defense}.py")),
-        *(HERE / "federated" / f"{name}.py" for name in FEDERATED),
-        HERE / "data" / "preparation.py",
-        HERE / "randomness.py",
-        Path(__file__),
-    ]
     return digest(
         task.transcripts,
         task.first,
         task.public,
         chosen.parameters(),
         evidence.name,
-        source_digest(sources),
+        source_digest(roots(chosen, evidence.setting)),
         library_versions(),
     )
 
 
-FEDERATED = ("client", "setting", "transcript", "update", "wire")
-"""What readings need of federated learning."""
+def roots(chosen: Any, setting: Any) -> list[str]:
+    """The modules that compute a cell: this one, and the plug-ins that it names.
 
+    All evidence of the defense counts: what one function says of a transcript may rest on another.
+    """
+    from benchmark.evidence.base import readings
 
-GENERIC = ("base", "generic", "linear")
-"""The files of readings of every defense."""
-
-
-def borrowed(defense: str) -> tuple[str, ...]:
-    """The files of a defense's own readings: its own, where there is one, and what that imports."""
-    import ast
-
-    path = HERE / "evidence" / f"{defense}.py"
-    if not path.exists():
-        return ()
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "benchmark.evidence":
-                names += [alias.name for alias in node.names]
-            elif node.module.startswith("benchmark.evidence."):
-                names.append(node.module.rsplit(".", 1)[-1])
-    found = [name for name in names if name not in (*GENERIC, defense)]
-    return tuple(dict.fromkeys([defense, *(more for name in found for more in borrowed(name))]))
+    defense = setting.defense.name
+    modules = {entry.build.__module__ for entry in readings(defense)}
+    return [
+        "campaign",
+        f"defenses.{defense}",
+        f"models.{setting.model}",
+        *(f"attacks.{name}" for name in (chosen.name, *chosen.members)),
+        *sorted(name.partition(".")[2] for name in modules),
+    ]
 
 
 def _compute(

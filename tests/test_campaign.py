@@ -18,18 +18,17 @@ from benchmark.attacks import base
 from benchmark.attacks.base import Attack, Guess
 from benchmark.campaign import (
     attack_transcripts,
-    borrowed,
     cell_digest,
     leftover,
     readable,
     saturation,
 )
-from benchmark.cells import source_digest
 from benchmark.config import Saturation, load_params
 from benchmark.execution import Failure
 from benchmark.federated.observation import read_truth
 from benchmark.federated.transcript import read
 from benchmark.naming import guesses_file
+from benchmark.sources import source_digest
 from tests import board
 
 
@@ -84,7 +83,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registered without a file of its own, which a digest would be of."""
     monkeypatch.setitem(base._REGISTRY, "toy", Toy())
     monkeypatch.setattr(
-        campaign, "source_digest", lambda paths: source_digest(p for p in paths if p.exists())
+        campaign, "source_digest", lambda roots: source_digest(set(roots) - {"attacks.toy"})
     )
 
 
@@ -221,31 +220,6 @@ def test_a_cells_digest_is_of_what_its_guesses_depend_on(small: board.Board) -> 
         digest(small.task("ppp", "ig", iterations=5), "ignore"),
     ]
     assert len({same, *others}) == 1 + len(others)
-
-
-def test_a_digest_knows_its_own_sources_and_no_others(
-    small: board.Board, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: set[str] = set()
-
-    def spy(paths: Any) -> str:
-        listed = list(paths)
-        seen.clear()
-        seen.update(str(path.relative_to(campaign.HERE)) for path in listed)
-        return "sources"
-
-    monkeypatch.setattr(campaign, "source_digest", spy)
-    digest(small.task("ppp", "ig"))
-    assert {"attacks/ig.py", "evidence/ppp.py", "evidence/precode.py", "defenses/ppp.py",
-            "evidence/generic.py", "models/elu.py", "attacks/engine.py"} <= seen  # fmt: skip
-    assert not {"attacks/dlg.py", "evidence/dgp.py", "defenses/dgp.py", "models/mlp.py"} & seen
-
-
-def test_readings_built_on_others_depend_on_them() -> None:
-    assert borrowed("ppp") == ("ppp", "precode")
-    assert set(borrowed("hyperfl")) == {"hyperfl", "trunk", "precode"}
-    assert borrowed("dgp") == ("dgp", "pruning")
-    assert borrowed("none") == () and borrowed("precode") == ("precode",)
 
 
 def test_starts_are_the_same_under_every_defense(small: board.Board, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from benchmark.cells import Store, digest, library_versions, source_digest
+from benchmark.cells import Store, digest, library_versions
 from benchmark.data.preparation import (
     Public,
     Training,
@@ -43,21 +43,10 @@ from benchmark.federated.update import Update
 from benchmark.metrics.bandwidth import bytes_to_target
 from benchmark.models.parts.imprint import brightness_cuts
 from benchmark.records import write_json
+from benchmark.sources import source_digest
 
 if TYPE_CHECKING:
     from benchmark.config import Scenario
-
-
-HERE = Path(__file__).parent
-SOURCES = (
-    HERE,
-    HERE.parent / "defenses" / "base.py",
-    HERE.parent / "defenses" / "parts",
-    HERE.parent / "models" / "base.py",
-    HERE.parent / "models" / "parts",
-    HERE.parent / "randomness.py",
-)
-"""The code that every run depends on, beside its defense's and its model's file."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +178,7 @@ def stored(
         scenario.observation.window,
         prepared / "train",
         prepared / "private",
-        source_digest([*SOURCES, HERE.parent / "defenses" / f"{run.defense}.py",
-                       HERE.parent / "models" / f"{setting.model}.py"]),
+        source_digest(roots(setting)),
         library_versions(),
     )  # fmt: skip
 
@@ -200,6 +188,11 @@ def stored(
 
     runs = Store(store)
     return runs.get(key) or runs.put(key, write)
+
+
+def roots(setting: Setting) -> list[str]:
+    """The modules that train a run: this one, and the plug-ins that the setting names."""
+    return ["federated.training", f"defenses.{setting.defense.name}", f"models.{setting.model}"]
 
 
 def gradient_norm(setting: Setting, observation: Observation, parts: list[Examples]) -> float:
