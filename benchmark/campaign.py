@@ -22,8 +22,9 @@ from benchmark import provenance
 from benchmark.cells import Store, digest, library_versions
 from benchmark.execution import Failure, run
 from benchmark.metrics.selection import Candidate, explains, select
-from benchmark.naming import artifact, guesses_file, transcripts_file
+from benchmark.naming import artifact, diverged_file, guesses_file, transcripts_file
 from benchmark.randomness import seed_of
+from benchmark.session import Defects
 from benchmark.sources import source_digest
 
 if TYPE_CHECKING:
@@ -83,15 +84,40 @@ def plan(
     ]  # fmt: skip
 
 
-UNSENT = {
+UNREAD: Mapping[str, Any] = {
     "evidence": "oblivious",
     "knowledge": "oblivious",
     "labels": "",
     "observations": 0,
     "unknowns": 0,
-    "status": "failed",
-    "reason": "nothing to attack: training diverged before this checkpoint",
 }
+"""What a record says of evidence where there are no transcripts to make it of."""
+
+
+def unsent(transcripts: Path) -> dict[str, Any]:
+    """The record of transcripts that are not there because training diverged.
+
+    Raises:
+        FileNotFoundError: nothing says that it did.
+    """
+    number = json.loads(diverged_file(transcripts).read_text(encoding="utf-8"))["round"]
+    reason = f"training diverged in round {number}"
+    return {**UNREAD, "status": "unsupported", "reason": reason}
+
+
+def refuse_failed(records: Sequence[Mapping[str, Any]]) -> None:
+    """Name every cell that failed: a defect, never a result.
+
+    Raises:
+        Defects: there is one; what came of the other cells is in the store.
+    """
+    failed = [
+        f"{r['scenario']}/{r['defense']}/{guesses_file(r).with_suffix('')} failed: {r['reason']}"
+        for r in records
+        if r["status"] == "failed"
+    ]
+    if failed:
+        raise Defects(sorted(failed))
 
 
 def attack_transcripts(task: Task) -> list[dict[str, Any]]:
@@ -105,7 +131,7 @@ def attack_transcripts(task: Task) -> list[dict[str, Any]]:
 
     chosen = get(task.key["attack"]).configured(**task.fields)
     if not task.transcripts.exists():
-        return [{**task.key, **UNSENT, "threat": chosen.threat}]
+        return [{**task.key, **unsent(task.transcripts), "threat": chosen.threat}]
     transcripts = read(task.transcripts)[: task.first]
     records = []
     for name, evidences in _attacked(task, transcripts).items():
@@ -174,15 +200,20 @@ def _believed(records: Sequence[Mapping[str, Any]], count: int) -> str:
 
 
 def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
-    """Records of a task whose worker died over it: each reading is tried in a worker of its own.
+    """Records of a task that ended in a failure: each reading is tried in a worker of its own.
 
-    What died again is a record with the failure's reason, so that no row is missing.
+    What fails again is a record with the failure's reason, so that no row is missing; so is the
+    task where not even its readings can be told.
     """
     from benchmark.attacks.base import get
     from benchmark.federated.transcript import read
 
     threat = get(task.key["attack"]).threat
-    readings = _attacked(task, read(task.transcripts))
+    try:
+        readings = _attacked(task, read(task.transcripts))
+    except Exception:
+        about = {**UNREAD, "status": failure.status, "reason": failure.reason}
+        return [{**task.key, **about, "threat": threat}]
     alone = [replace(task, only=name) for name in readings]
     records = []
     for each, done in run(attack_transcripts, alone, workers=1, apart=True):

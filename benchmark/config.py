@@ -310,10 +310,22 @@ def _check_scenario(key: str, scenario: Scenario, params: Params) -> None:
     unique(f"{key}.attacks", scenario.attacks)
     for attack in scenario.attacks:
         choose(f"{key}.attacks", attack, params.attacks, "has no entry under attacks")
+        _check_narrowed(f"attacks.{attack}", params.attacks[attack], key, scenario)
     choose(f"{key}.federation.model", scenario.federation.model, _models(scenario.data in TEXTS))
     if scenario.data in TEXTS and scenario.federation.server == "malicious":
         raise wrong(f"{key}.federation.server", "malicious", "the imprint block reads images only")
     _check_federation(f"{key}.federation", scenario.federation)
+
+
+def _check_narrowed(key: str, attack: Attack, board: str, scenario: Scenario) -> None:
+    """An attack that a scenario lists must have something there that it is run on."""
+    for field, listed, there in (
+        ("checkpoints", attack.checkpoints, tuple(scenario.federation.checkpoints)),
+        ("batch_sizes", attack.batch_sizes, scenario.observation.batch_sizes),
+    ):
+        if listed is not None and not {*listed} & {*there}:
+            has = ", ".join(map(str, there))
+            raise wrong(f"{key}.{field}", listed, f"{board} has {has}, and lists the attack")
 
 
 def _check_federation(key: str, federation: Federation) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from benchmark.campaign import Task, attack_transcripts, keep, leftover, plan, saturation
+from benchmark.campaign import (
+    Task,
+    attack_transcripts,
+    keep,
+    leftover,
+    plan,
+    refuse_failed,
+    saturation,
+)
 from benchmark.config import load_params
 from benchmark.execution import Failure, run
 from benchmark.naming import artifact
@@ -29,6 +37,7 @@ def attack(scenario: str, defense: str) -> None:
         records = _attacked(tasks, f"attack {scenario} {defense}")
         more = saturation(params, tasks, records)
         records += _attacked(more, f"larger budgets {scenario} {defense}")
+        refuse_failed(records)
         cells = [keep(record, folder) for record in records]
         cells.sort(key=lambda cell: cell["file"])
         write_json(folder / "cells.json", cells)

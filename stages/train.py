@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmark.config import load_params
 from benchmark.execution import Failure, run
 from benchmark.naming import artifact
-from benchmark.session import StageError, fresh_folder, locked, main
+from benchmark.session import Defects, fresh_folder, locked, main
 from benchmark.tracking import tracked
 from stages.places import RUNS
 
@@ -21,6 +21,7 @@ def train(scenario: str, defense: str) -> None:
     params = load_params()
     params.entered(scenario, defense)
     points = params.defenses[defense].points
+    failed: list[str] = []
     jobs = [(scenario, defense, point, seed) for point in points for seed in params.seeds]
     with (
         locked(f"train/{scenario}/{defense}"),
@@ -29,12 +30,15 @@ def train(scenario: str, defense: str) -> None:
     ):
         for (_, _, point, seed), done in run(one, jobs, describe=f"train {scenario} {defense}"):
             if isinstance(done, Failure):
-                raise StageError(f"{scenario}/{defense}/{point}/{seed}: {done.reason}")
+                failed.append(f"{scenario}/{defense}/{point}/{seed} failed: {done.reason}")
+                continue
             shutil.copytree(done, folder / point / str(seed))
             record = json.loads((Path(done) / "record.json").read_text(encoding="utf-8"))
             numbers = {k: v for k, v in record["training"].items() if isinstance(v, int | float)}
             tags = {"point": point, "seed": str(seed)}
             tracking.child(f"{point}/{seed}", points[point], numbers, record["curves"], tags=tags)
+        if failed:
+            raise Defects(failed)
 
 
 def one(job: Job) -> str:

@@ -24,10 +24,13 @@ from benchmark.campaign import (
     saturation,
 )
 from benchmark.config import Saturation, load_params
+from benchmark.data.preparation import read_private
 from benchmark.execution import Failure
-from benchmark.federated.observation import read_truth
+from benchmark.federated.observation import observe, read_truth
+from benchmark.federated.training import Run
 from benchmark.federated.transcript import read
 from benchmark.naming import guesses_file
+from benchmark.session import Defects
 from benchmark.sources import source_digest
 from tests import board
 
@@ -164,11 +167,53 @@ def test_a_failed_cell_is_tried_again_and_nothing_of_it_is_kept(small: board.Boa
     assert after <= before
 
 
-def test_where_training_diverged_there_is_a_row_all_the_same(small: board.Board) -> None:
-    task = replace(small.task("none", "toy"), transcripts=small.root / "never.safetensors")
-    (record,) = attack_transcripts(task)
-    assert record["status"] == "failed" and "diverged" in record["reason"]
+def test_where_training_diverged_there_is_a_row_that_says_when(
+    small: board.Board, tmp_path: Path
+) -> None:
+    """Nothing was sent, which is a result and no defect; `observe` leaves word in its place."""
+    states = tmp_path / "states"
+    states.mkdir()
+    for file in small.states("none", {}).iterdir():
+        if file.stem != "late":
+            (states / file.name).write_bytes(file.read_bytes())
+    record = json.loads((states / "record.json").read_text()) | {"diverged": 2}
+    (states / "record.json").write_text(json.dumps(record))
+    folders = [tmp_path / "transcripts", tmp_path / "truth"]
+    observe(
+        Run(board.NAME, "none", "default", board.SEED), small.scenario, small.setting("none", {}),
+        read_private(small.artifacts / "private"), 0, states, *folders,
+    )  # fmt: skip
+    early, late = (small.task("none", "toy", checkpoint) for checkpoint in ("init", "late"))
+    home = small.artifacts / "transcripts/none"
+    early, late = (
+        replace(task, transcripts=folders[0] / task.transcripts.relative_to(home))
+        for task in (early, late)
+    )
+    assert {record["status"] for record in attack_transcripts(early)} == {"ok"}
+    (record,) = attack_transcripts(late)
+    assert (record["status"], record["reason"]) == (
+        "unsupported", "training diverged in round 2",
+    )  # fmt: skip
     assert record["evidence"] == "oblivious" and record["defense"] == "none"
+    campaign.refuse_failed([record])
+
+
+def test_transcripts_that_are_missing_are_no_divergence(small: board.Board) -> None:
+    task = replace(small.task("none", "toy"), transcripts=small.root / "never.safetensors")
+    with pytest.raises(FileNotFoundError):
+        attack_transcripts(task)
+    (record,) = leftover(task, Failure("failed", "FileNotFoundError: never"))
+    assert (record["status"], record["reason"]) == ("failed", "FileNotFoundError: never")
+
+
+def test_failed_cells_are_named_with_their_reasons(small: board.Board) -> None:
+    records = attack_transcripts(small.task("ppp", "toy", fails="ignore", oom="features"))
+    with pytest.raises(Defects) as caught:
+        campaign.refuse_failed(records)
+    assert caught.value.lines == [
+        "small/ppp/default/0--init--b1--toy--ignore failed: RuntimeError: the toy broke"
+    ]
+    campaign.refuse_failed([r for r in records if r["status"] != "failed"])
 
 
 def test_what_kills_its_worker_costs_one_reading(

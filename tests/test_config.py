@@ -144,6 +144,11 @@ F = "scenarios.digits.federation"
         ("attacks.ig.iteration", 5, ["attacks.ig: 'iteration'", "did you mean iterations?"]),
         ("attacks.ig.iterations", 1.5, ["attacks.ig.iterations: 1.5", "integer"]),
         ("attacks.ig.checkpoints", ["late"], ["attacks.ig.checkpoints: 'late'", "early, init"]),
+        (
+            "attacks.ig.batch_sizes",
+            [2, 4],
+            ["attacks.ig.batch_sizes: (2, 4)", "scenarios.digits has 1, and lists the attack"],
+        ),
         ("scoring", {"folds": 1}, ["scoring.folds: 1"]),
     ],
 )

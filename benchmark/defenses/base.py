@@ -58,6 +58,14 @@ class Defense:
     randomised: ClassVar[bool] = False
     """Whether two messages from the same state and batch differ."""
 
+    def impossible(self, model: VictimModel) -> tuple[str, str] | None:
+        """A field whose value ``model`` cannot have, and what is allowed there; None if all can.
+
+        ``check`` asks this of every operating point on its scenario's model. Where the model
+        cannot be defended at all, the field is empty.
+        """
+        return None
+
     def wrap(self, model: VictimModel) -> VictimModel:
         """The model that is trained in place of ``model``."""
         return model

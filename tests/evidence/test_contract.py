@@ -35,6 +35,12 @@ SETTINGS = {
 every_setting = pytest.mark.parametrize("facts", SETTINGS.values(), ids=list(SETTINGS))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def everything_is_registered() -> None:
+    """Before a test works on a copy of the registry: modules are imported once."""
+    benchmark.evidence.load_all()
+
+
 def structure(tree: Any) -> Any:
     """A tree with shapes in place of tensors."""
     if isinstance(tree, Tensor):
