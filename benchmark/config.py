@@ -297,6 +297,10 @@ def _cross_check(params: Params) -> None:
     for name, attack in params.attacks.items():
         for checkpoint in attack.checkpoints or ():
             choose(f"attacks.{name}.checkpoints", checkpoint, everywhere)
+    for name, scenario in params.scenarios.items():
+        for attack in scenario.attacks:
+            narrowed = params.attacks[attack]
+            _check_narrowed(f"attacks.{attack}", narrowed, f"scenarios.{name}", scenario)
 
 
 def _check_scenario(key: str, scenario: Scenario, params: Params) -> None:
@@ -310,7 +314,6 @@ def _check_scenario(key: str, scenario: Scenario, params: Params) -> None:
     unique(f"{key}.attacks", scenario.attacks)
     for attack in scenario.attacks:
         choose(f"{key}.attacks", attack, params.attacks, "has no entry under attacks")
-        _check_narrowed(f"attacks.{attack}", params.attacks[attack], key, scenario)
     choose(f"{key}.federation.model", scenario.federation.model, _models(scenario.data in TEXTS))
     if scenario.data in TEXTS and scenario.federation.server == "malicious":
         raise wrong(f"{key}.federation.server", "malicious", "the imprint block reads images only")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from benchmark import campaign
 from benchmark.attacks.base import get
@@ -90,6 +92,20 @@ def test_every_exception_is_a_module_with_a_reason() -> None:
     for name, reason in EXCEPTED.items():
         assert closure([name], excepted=()), name
         assert reason
+
+
+@pytest.mark.parametrize(("stage", "unit"), [("train", "training of dgp"), ("attack", "ig on dgp")])
+def test_a_stage_runs_again_when_a_module_of_its_units_changes(stage: str, unit: str) -> None:
+    """Packages' own files say nothing but what they are for."""
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    deps = stages[stage].get("do", stages[stage])["deps"]
+    places = [ROOT / dep.replace("${item.defense}", "dgp") for dep in deps]
+    # bytes until a target accuracy are for `score` to count
+    found = closure(UNITS[unit], excepted=(*EXCEPTED, "metrics.bandwidth"))
+    assert len(found) > 15
+    for name, path in found.items():
+        said = path.name == "__init__.py" and len(ast.parse(path.read_text()).body) <= 1
+        assert said or any(path.is_relative_to(place) for place in places), name
 
 
 # ----------------------------------------------------------------- edits of a copy of the package

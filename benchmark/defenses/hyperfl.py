@@ -102,8 +102,7 @@ class HyperFL(Defense):
                 kind = type(layer).__name__
                 return (
                     "",
-                    f"features.{name} is a {kind}, and weights are made for "
-                    "linear and convolutional layers only",
+                    f"features.{name} is a {kind}: it makes linear and convolutional ones only",
                 )
         return None
 

@@ -88,6 +88,36 @@ def test_scores_that_fail_leave_the_last_ones(board):
     guesses.write_bytes(whole)
 
 
+@pytest.mark.parametrize(
+    ("file", "defense", "says"),
+    [
+        ("quant", "quant", "evidence 'levels' is of 'quant', and no defense is called so"),
+        ("more", "dgp", "evidence 'levels' of 'dgp' must stand in benchmark/evidence/dgp.py"),
+    ],
+)
+def test_check_refuses_evidence_that_no_digest_would_cover(board, file, defense, says):
+    """An orphan, whose defense was renamed, and evidence in a file of another name."""
+    stray = board / f"benchmark/evidence/{file}.py"
+    stray.write_text(
+        "from benchmark.evidence.base import reads\n\n\n"
+        f'@reads("{defense}")\ndef levels(transcript):\n    """Nothing."""\n    return None\n'
+    )
+    code, said = board.call("stages.check")
+    stray.unlink()
+    assert code == 2 and said.count("\n") == 1 and says in said, said
+
+
+def test_check_refuses_what_the_scenarios_model_cannot_have(first, board):
+    """Two private layers on LeNet would be one, under the name of two."""
+    params = _set(first.board.params, "defenses.fedrep.points", {"two": {"private_layers": 2}})
+    board.params = _set(params, "scenarios.digits-fedavg.federation.model", "lenet")
+    code, said = board.call("stages.check")
+    board.params = first.board.params
+    assert code == 2 and said.count("\n") == 1, said
+    assert "defenses.fedrep.points.two.private_layers: 2 is not allowed" in said
+    assert "scenarios.digits-fedavg" in said and "1 at most" in said
+
+
 FAILS = '''
 """An attack with a fault of its own: it fails on what was sent, and is grey elsewhere."""
 
