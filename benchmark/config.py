@@ -298,9 +298,9 @@ def _cross_check(params: Params) -> None:
         for checkpoint in attack.checkpoints or ():
             choose(f"attacks.{name}.checkpoints", checkpoint, everywhere)
     for name, scenario in params.scenarios.items():
-        for attack in scenario.attacks:
-            narrowed = params.attacks[attack]
-            _check_narrowed(f"attacks.{attack}", narrowed, f"scenarios.{name}", scenario)
+        for listed in scenario.attacks:
+            own = params.attacks[listed]
+            _check_narrowed(f"attacks.{listed}", own, f"scenarios.{name}", scenario)
 
 
 def _check_scenario(key: str, scenario: Scenario, params: Params) -> None:
