@@ -112,9 +112,9 @@ METRICS: dict[str, dict[str, Any]] = {
     "accuracy_personal": {
         "title": "Personal accuracy", "unit": "share", "higher_is_better": True,
         "low": 0, "high": 1,
-        "summary": "Mean over clients of their own model's accuracy on their own mix of labels: each "
-        "class counts by the client's share of it, however often the test set shows it. Of no "
-        "defense, the shared model on the same mixes: the control of personalised defenses.",
+        "summary": "Mean over clients of their own model's accuracy on their own mix of labels: "
+        "each class counts by the client's share of it, however often the test set shows it. Of "
+        "no defense, the shared model on the same mixes: the control of personalised defenses.",
     },
     "epsilon": {
         "title": "Epsilon", "unit": "", "higher_is_better": False, "low": 0, "high": None,
