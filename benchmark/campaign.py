@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import provenance
-from benchmark.cells import Store, digest, library_versions, source_digest
+from benchmark.cells import Store, digest, library_versions
 from benchmark.entries import entry_path
 from benchmark.execution import Failure, run
 from benchmark.metrics.selection import Candidate, explains, select
-from benchmark.naming import artifact, guesses_file, transcripts_file
+from benchmark.naming import artifact, diverged_file, guesses_file, transcripts_file
 from benchmark.randomness import seed_of
+from benchmark.session import Defects
+from benchmark.sources import source_digest
 
 if TYPE_CHECKING:
     from benchmark.config import Scenario
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,40 @@ def plan(scenario: str, board: Scenario, store: Path, limit: float | None) -> li
     ]  # fmt: skip
 
 
-UNSENT = {
+UNREAD: Mapping[str, Any] = {
     "evidence": "oblivious",
     "knowledge": "oblivious",
     "labels": "",
     "observations": 0,
     "unknowns": 0,
-    "status": "failed",
-    "reason": "nothing to attack: training diverged before this checkpoint",
 }
+"""What a record says of evidence where there are no transcripts to make it of."""
+
+
+def unsent(transcripts: Path) -> dict[str, Any]:
+    """The record of transcripts that are not there because training diverged.
+
+    Raises:
+        FileNotFoundError: nothing says that it did.
+    """
+    number = json.loads(diverged_file(transcripts).read_text(encoding="utf-8"))["round"]
+    reason = f"training diverged in round {number}"
+    return {**UNREAD, "status": "unsupported", "reason": reason}
+
+
+def refuse_failed(records: Sequence[Mapping[str, Any]]) -> None:
+    """Name every cell that failed: a defect, never a result.
+
+    Raises:
+        Defects: there is one; what came of the other cells is in the store.
+    """
+    failed = [
+        f"{r['scenario']}/{r['defense']}/{guesses_file(r).with_suffix('')} failed: {r['reason']}"
+        for r in records
+        if r["status"] == "failed"
+    ]
+    if failed:
+        raise Defects(sorted(failed))
 
 
 def attack_transcripts(task: Task) -> list[dict[str, Any]]:
@@ -107,7 +132,7 @@ def attack_transcripts(task: Task) -> list[dict[str, Any]]:
 
     chosen = get(task.key["attack"]).configured(**task.fields)
     if not task.transcripts.exists():
-        return [{**task.key, **UNSENT, "threat": chosen.threat}]
+        return [{**task.key, **unsent(task.transcripts), "threat": chosen.threat}]
     transcripts = read(task.transcripts)[: task.first]
     records = []
     for name, evidences in _attacked(task, transcripts).items():
@@ -176,15 +201,20 @@ def _believed(records: Sequence[Mapping[str, Any]], count: int) -> str:
 
 
 def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
-    """Records of a task whose worker died over it: each reading is tried in a worker of its own.
+    """Records of a task that ended in a failure: each reading is tried in a worker of its own.
 
-    What died again is a record with the failure's reason, so that no row is missing.
+    What fails again is a record with the failure's reason, so that no row is missing; so is the
+    task where not even its readings can be told.
     """
     from benchmark.attacks.base import get
     from benchmark.federated.transcript import read
 
     threat = get(task.key["attack"]).threat
-    readings = _attacked(task, read(task.transcripts))
+    try:
+        readings = _attacked(task, read(task.transcripts))
+    except Exception:
+        about = {**UNREAD, "status": failure.status, "reason": failure.reason}
+        return [{**task.key, **about, "threat": threat}]
     alone = [replace(task, only=name) for name in readings]
     records = []
     for each, done in run(attack_transcripts, alone, workers=1, apart=True):
@@ -269,54 +299,33 @@ def _about(evidence: Any) -> dict[str, Any]:
 
 def cell_digest(task: Task, chosen: Any, evidence: Any) -> str:
     """The digest of everything that a cell's guesses depend on."""
-    from benchmark.attacks.base import PARTS
-
-    defense, model = evidence.setting.defense.name, evidence.setting.model
-    sources = [
-        *(HERE / "evidence" / f"{name}.py" for name in (*GENERIC, *borrowed(defense))),
-        *(HERE / "attacks" / f"{name}.py" for name in (*PARTS, chosen.name, *chosen.members)),
-        *(HERE / "models" / name for name in ("base.py", "parts", f"{model}.py")),
-        *(HERE / "defenses" / name for name in ("base.py", "parts", f"{defense}.py")),
-        *(HERE / "federated" / f"{name}.py" for name in FEDERATED),
-        HERE / "data" / "preparation.py",
-        HERE / "randomness.py",
-        Path(__file__),
-    ]
     return digest(
         task.transcripts,
         task.first,
         task.public,
         chosen.parameters(),
         evidence.name,
-        source_digest(sources),
+        source_digest(roots(chosen, evidence.setting)),
         library_versions(),
     )
 
 
-FEDERATED = ("client", "setting", "transcript", "update", "wire")
-"""What readings need of federated learning."""
+def roots(chosen: Any, setting: Any) -> list[str]:
+    """The modules that compute a cell: this one, and the plug-ins that it names.
 
+    All evidence of the defense counts: what one function says of a transcript may rest on another.
+    """
+    from benchmark.evidence.base import readings
 
-GENERIC = ("base", "generic", "linear")
-"""The files of readings of every defense."""
-
-
-def borrowed(defense: str) -> tuple[str, ...]:
-    """The files of a defense's own readings: its own, where there is one, and what that imports."""
-    import ast
-
-    path = HERE / "evidence" / f"{defense}.py"
-    if not path.exists():
-        return ()
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "benchmark.evidence":
-                names += [alias.name for alias in node.names]
-            elif node.module.startswith("benchmark.evidence."):
-                names.append(node.module.rsplit(".", 1)[-1])
-    found = [name for name in names if name not in (*GENERIC, defense)]
-    return tuple(dict.fromkeys([defense, *(more for name in found for more in borrowed(name))]))
+    defense = setting.defense.name
+    modules = {entry.build.__module__ for entry in readings(defense)}
+    return [
+        "campaign",
+        f"defenses.{defense}",
+        f"models.{setting.model}",
+        *(f"attacks.{name}" for name in (chosen.name, *chosen.members)),
+        *sorted(name.partition(".")[2] for name in modules),
+    ]
 
 
 def _compute(

@@ -140,8 +140,9 @@ METRICS: dict[str, dict[str, Any]] = {
     "accuracy_personal": {
         "title": "Personal accuracy", "unit": "share", "higher_is_better": True,
         "low": 0, "high": 1,
-        "summary": "Mean over clients of their own model's accuracy, test images weighted by the "
-        "client's label shares; comparable only among personalised defenses.",
+        "summary": "Mean over clients of their own model's accuracy on their own mix of labels: "
+        "each class counts by the client's share of it, however often the test set shows it. Of "
+        "no defense, the shared model on the same mixes: the control of personalised defenses.",
     },
     "accuracy_lost": {
         "title": "Accuracy lost", "unit": "share", "higher_is_better": False,
@@ -152,7 +153,8 @@ METRICS: dict[str, dict[str, Any]] = {
     "epsilon": {
         "title": "Epsilon", "unit": "", "higher_is_better": False, "low": 0, "high": None,
         "summary": "Differential privacy over all rounds, at the unit and against the adversary "
-        "named beside it; infinite where there is none.",
+        "named beside it. Zero: delta alone covers the difference that a unit makes; infinite: "
+        "there is no bound.",
     },
     "uplink_bytes": {
         "title": "Up", "unit": "bytes", "higher_is_better": False, "low": 0, "high": None,

@@ -49,15 +49,6 @@ def digest(*parts: Any) -> str:
     return total.hexdigest()
 
 
-def source_digest(paths: Iterable[Path | str]) -> str:
-    """The digest of Python source: files, and folders with every ``.py`` below, in any order."""
-    contents = set()
-    for path in map(Path, paths):
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            contents.add((file.name, digest(file)))
-    return digest(sorted(contents))
-
-
 def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
     """Installed versions, nothing imported; a library that is not there has the version ``""``."""
     versions = {"python": platform.python_version()}

@@ -381,6 +381,9 @@ def _cross_check(params: Params) -> None:
     for name, attack in params.attacks.items():
         for checkpoint in attack.checkpoints or ():
             choose(f"attacks.{name}.checkpoints", checkpoint, everywhere)
+    for name, scenario in params.scenarios.items():
+        for listed, own in scenario.attacks.items():
+            _check_narrowed(f"attacks.{listed}", own, f"scenarios.{name}", scenario)
 
 
 def _check_scenario(key: str, scenario: Scenario) -> None:
@@ -409,6 +412,17 @@ def _check_scenario(key: str, scenario: Scenario) -> None:
         allowed = ", ".join(map(str, scenario.observation.batch_sizes))
         raise wrong(f"{key}.headline.batch_size", scenario.headline.batch_size,
                     f"must be one of observation.batch_sizes: {allowed}")  # fmt: skip
+
+
+def _check_narrowed(key: str, attack: Attack, board: str, scenario: Scenario) -> None:
+    """An attack that a scenario lists must have something there that it is run on."""
+    for field, listed, there in (
+        ("checkpoints", attack.checkpoints, tuple(scenario.federation.checkpoints)),
+        ("batch_sizes", attack.batch_sizes, scenario.observation.batch_sizes),
+    ):
+        if listed is not None and not {*listed} & {*there}:
+            has = ", ".join(map(str, there))
+            raise wrong(f"{key}.{field}", listed, f"{board} has {has}, and lists the attack")
 
 
 def _check_federation(key: str, federation: Federation) -> None:

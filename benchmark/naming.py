@@ -12,6 +12,11 @@ def transcripts_file(point: str, seed: int, checkpoint: str, batch_size: int) ->
     return Path(point) / f"{seed}--{checkpoint}--b{batch_size}.safetensors"
 
 
+def diverged_file(transcripts: Path) -> Path:
+    """What lies in the place of transcripts where training diverged before their checkpoint."""
+    return transcripts.with_suffix(".diverged.json")
+
+
 def guesses_file(cell: Mapping[str, Any]) -> Path:
     """The guesses of one cell on such a file."""
     transcripts = transcripts_file(

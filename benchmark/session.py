@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -32,6 +32,14 @@ class BusyError(ValueError):
 
 class StageError(ValueError):
     """A stage cannot go on; the message is one line that says why."""
+
+
+class Defects(RuntimeError):
+    """Work failed by a fault of ours after all other work was done: one line per failure."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__(f"{len(lines)} failed")
+        self.lines = [" ".join(line.split()) for line in lines]
 
 
 @contextlib.contextmanager
@@ -100,8 +108,9 @@ def main(function: Callable[..., None]) -> NoReturn:
     """Run a stage from the command line: its positional arguments are the function's parameters.
 
     Exits with 0, with 2 after one line on stderr for what a user can mend (errors of our own and
-    those of the file system), with 130 after Ctrl-C, with 143 when told to end; anything else is a
-    defect and shows its traceback. LEAKBOARD_DEBUG=1 shows all tracebacks.
+    those of the file system), with 1 after a line per failure where some of the work failed
+    (:class:`Defects`), with 130 after Ctrl-C, with 143 when told to end; anything else is a defect
+    and shows its traceback. LEAKBOARD_DEBUG=1 shows all tracebacks.
     """
     arguments = sys.argv[1:]
     try:
@@ -122,6 +131,10 @@ def main(function: Callable[..., None]) -> NoReturn:
     except KeyboardInterrupt:
         print(f"{_program()}: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Defects as defects:
+        for line in defects.lines:
+            print(f"{_program()}: {line}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         message = _for_the_user(error)
         if message is None or os.environ.get("LEAKBOARD_DEBUG"):

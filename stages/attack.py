@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import environment
-from benchmark.campaign import Task, attack_transcripts, leftover, listed, plan, saturation
+from benchmark.campaign import (
+    Task,
+    attack_transcripts,
+    leftover,
+    listed,
+    plan,
+    refuse_failed,
+    saturation,
+)
 from benchmark.cells import Store
 from benchmark.config import load_params
 from benchmark.entries import adopt, place, plan_line
@@ -33,6 +41,7 @@ def attack(scenario: str) -> None:
         records = _attacked(tasks, f"attack {scenario}")
         more = saturation(board, tasks, records)
         records += _attacked(more, f"larger budgets {scenario}")
+        refuse_failed(records)
         place([Path(record["cell"]) for record in records if "cell" in record], folder)
         cells = sorted(map(listed, records), key=lambda cell: cell["name"])
         write_json(folder / "cells.json", cells)

@@ -9,9 +9,11 @@ from stages.places import CHECKED
 
 
 def check() -> None:
-    """Read params.yaml and build every defense and attack that it describes."""
+    """Read params.yaml, build every defense and attack that it describes, and all evidence."""
     from benchmark.attacks.base import get
     from benchmark.defenses.base import build
+    from benchmark.evidence import load_all
+    from benchmark.fitness import refuse_impossible
 
     params = load_params()
     for name, defense in params.defenses.items():
@@ -20,6 +22,8 @@ def check() -> None:
     for attacks in (params.attacks, *(board.attacks for board in params.scenarios.values())):
         for name, attack in attacks.items():
             get(name).configured(**attack.fields)
+    refuse_impossible(params)
+    load_all()
     write_text(CHECKED, "params.yaml was read and makes sense\n")
 
 

@@ -6,13 +6,14 @@ import json
 
 from benchmark import environment
 from benchmark.boards import Sources, assemble
+from benchmark.campaign import refuse_failed
 from benchmark.config import load_params
 from benchmark.entries import entry_path
 from benchmark.execution import Failure, run
 from benchmark.federated.training import read_record
 from benchmark.naming import artifact
 from benchmark.scoring import plan, score_sheet, threshold
-from benchmark.session import StageError, fresh_folder, locked, main
+from benchmark.session import Defects, fresh_folder, locked, main
 from benchmark.tracking import tracked
 
 
@@ -29,11 +30,15 @@ def score(scenario: str) -> None:
         public, train = artifact(scenario, "public"), artifact(scenario, "train")
         tau = threshold(public, train, params.scoring.psnr_tau_min)
         sheets = plan(scenario, board, params.scoring, tau)
-        scored = {}
+        refuse_failed([cell for sheet in sheets for cell in (*sheet.cells, *sheet.saturation)])
+        scored, failed = {}, []
         for sheet, done in run(score_sheet, sheets, describe=f"score {scenario}"):
             if isinstance(done, Failure):
-                raise StageError(f"{sheet.transcripts}: {done.reason}")
-            scored[sheet.transcripts] = done
+                failed.append(f"{sheet.transcripts}: {done.reason}")
+            else:
+                scored[sheet.transcripts] = done
+        if failed:
+            raise Defects(failed)
         models = artifact(scenario, "models")
         index = json.loads((models / "index.json").read_text(encoding="utf-8"))
         records = [read_record(entry_path(models, each["entry"])) for each in index]

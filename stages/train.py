@@ -13,7 +13,7 @@ from benchmark.entries import adopt, place, plan_line
 from benchmark.execution import Failure, choose, run
 from benchmark.naming import artifact
 from benchmark.records import write_json
-from benchmark.session import StageError, fresh_folder, locked, main, say
+from benchmark.session import Defects, fresh_folder, locked, main, say
 from benchmark.tracking import tracked
 from stages.places import RUNS
 
@@ -35,10 +35,13 @@ def train(scenario: str) -> None:
         known = [_record(store.get(keys[r]))["seconds"] for r in runs if r not in missing]
         line = plan_line("runs", len(runs), len(missing), known, choose(len(missing)).workers)
         say(f"train {scenario}: {line}")
-        jobs = [(each, keys[each]) for each in missing]
+        jobs, failed = [(each, keys[each]) for each in missing], []
         for (each, _), done in run(one, jobs, describe=f"train {scenario}"):
             if isinstance(done, Failure):
-                raise StageError(f"{'/'.join(map(str, vars(each).values()))}: {done.reason}")
+                name = "/".join(map(str, vars(each).values()))
+                failed.append(f"{name} failed: {done.reason}")
+        if failed:
+            raise Defects(failed)
         place([store.path(keys[each]) for each in runs], folder)
         write_json(folder / "index.json", [{**vars(each), "entry": keys[each]} for each in runs])
         for each in runs:

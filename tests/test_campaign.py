@@ -18,20 +18,22 @@ from benchmark.attacks import base
 from benchmark.attacks.base import Attack, Guess
 from benchmark.campaign import (
     attack_transcripts,
-    borrowed,
     cell_digest,
     leftover,
     listed,
     readable,
     saturation,
 )
-from benchmark.cells import source_digest
 from benchmark.config import Saturation, load_params
+from benchmark.data.preparation import read_private
 from benchmark.entries import place
 from benchmark.execution import Failure
-from benchmark.federated.observation import read_truth
+from benchmark.federated.observation import observe, read_truth
+from benchmark.federated.training import Run
 from benchmark.federated.transcript import read
 from benchmark.naming import guesses_file
+from benchmark.session import Defects
+from benchmark.sources import source_digest
 from tests import board
 
 
@@ -86,7 +88,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registered without a file of its own, which a digest would be of."""
     monkeypatch.setitem(base._REGISTRY, "toy", Toy())
     monkeypatch.setattr(
-        campaign, "source_digest", lambda paths: source_digest(p for p in paths if p.exists())
+        campaign, "source_digest", lambda roots: source_digest(set(roots) - {"attacks.toy"})
     )
 
 
@@ -185,11 +187,53 @@ def test_a_failed_cell_is_tried_again_and_nothing_of_it_is_kept(small: board.Boa
     assert after <= before
 
 
-def test_where_training_diverged_there_is_a_row_all_the_same(small: board.Board) -> None:
-    task = replace(small.task("none", "toy"), transcripts=small.root / "never.safetensors")
-    (record,) = attack_transcripts(task)
-    assert record["status"] == "failed" and "diverged" in record["reason"]
+def test_where_training_diverged_there_is_a_row_that_says_when(
+    small: board.Board, tmp_path: Path
+) -> None:
+    """Nothing was sent, which is a result and no defect; `observe` leaves word in its place."""
+    states = tmp_path / "states"
+    states.mkdir()
+    for file in small.states("none", {}).iterdir():
+        if file.stem != "late":
+            (states / file.name).write_bytes(file.read_bytes())
+    record = json.loads((states / "record.json").read_text()) | {"diverged": 2}
+    (states / "record.json").write_text(json.dumps(record))
+    folders = [tmp_path / "transcripts", tmp_path / "truth"]
+    observe(
+        Run(board.NAME, "none", "default", board.SEED), small.scenario, small.setting("none", {}),
+        read_private(small.artifacts / "private"), 0, states, *folders,
+    )  # fmt: skip
+    early, late = (small.task("none", "toy", checkpoint) for checkpoint in ("init", "late"))
+    home = small.artifacts / "transcripts/none"
+    early, late = (
+        replace(task, transcripts=folders[0] / task.transcripts.relative_to(home))
+        for task in (early, late)
+    )
+    assert {record["status"] for record in attack_transcripts(early)} == {"ok"}
+    (record,) = attack_transcripts(late)
+    assert (record["status"], record["reason"]) == (
+        "unsupported", "training diverged in round 2",
+    )  # fmt: skip
     assert record["evidence"] == "oblivious" and record["defense"] == "none"
+    campaign.refuse_failed([record])
+
+
+def test_transcripts_that_are_missing_are_no_divergence(small: board.Board) -> None:
+    task = replace(small.task("none", "toy"), transcripts=small.root / "never.safetensors")
+    with pytest.raises(FileNotFoundError):
+        attack_transcripts(task)
+    (record,) = leftover(task, Failure("failed", "FileNotFoundError: never"))
+    assert (record["status"], record["reason"]) == ("failed", "FileNotFoundError: never")
+
+
+def test_failed_cells_are_named_with_their_reasons(small: board.Board) -> None:
+    records = attack_transcripts(small.task("ppp", "toy", fails="ignore", oom="features"))
+    with pytest.raises(Defects) as caught:
+        campaign.refuse_failed(records)
+    assert caught.value.lines == [
+        "small/ppp/default/0--init--b1--toy--ignore failed: RuntimeError: the toy broke"
+    ]
+    campaign.refuse_failed([r for r in records if r["status"] != "failed"])
 
 
 def test_what_kills_its_worker_costs_one_reading(
@@ -241,31 +285,6 @@ def test_a_cells_digest_is_of_what_its_guesses_depend_on(small: board.Board) -> 
         digest(small.task("ppp", "ig", iterations=5), "ignore"),
     ]
     assert len({same, *others}) == 1 + len(others)
-
-
-def test_a_digest_knows_its_own_sources_and_no_others(
-    small: board.Board, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: set[str] = set()
-
-    def spy(paths: Any) -> str:
-        listed = list(paths)
-        seen.clear()
-        seen.update(str(path.relative_to(campaign.HERE)) for path in listed)
-        return "sources"
-
-    monkeypatch.setattr(campaign, "source_digest", spy)
-    digest(small.task("ppp", "ig"))
-    assert {"attacks/ig.py", "evidence/ppp.py", "evidence/precode.py", "defenses/ppp.py",
-            "evidence/generic.py", "models/elu.py", "attacks/engine.py"} <= seen  # fmt: skip
-    assert not {"attacks/dlg.py", "evidence/dgp.py", "defenses/dgp.py", "models/mlp.py"} & seen
-
-
-def test_readings_built_on_others_depend_on_them() -> None:
-    assert borrowed("ppp") == ("ppp", "precode")
-    assert set(borrowed("hyperfl")) == {"hyperfl", "trunk", "precode"}
-    assert borrowed("dgp") == ("dgp", "pruning")
-    assert borrowed("none") == () and borrowed("precode") == ("precode",)
 
 
 def test_starts_are_the_same_under_every_defense(small: board.Board, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.cells import Store, digest, library_versions, source_digest
+from benchmark.cells import Store, digest, library_versions
 
 ROOT = Path(__file__).parents[1]
 ONE, TWO = digest(1), digest(2)
@@ -66,19 +66,6 @@ def test_folders_count_by_names_and_contents_not_by_place(tmp_path):
     (here / "sub" / "x").rename(here / "x")
     (here / "x").write_text("2")
     assert digest(here) != digest(there)
-
-
-def test_source_counts_whatever_its_order_and_place(tmp_path):
-    (tmp_path / "pkg").mkdir()
-    (tmp_path / "pkg" / "a.py").write_text("a = 1")
-    (tmp_path / "b.py").write_text("b = 1")
-    paths = [tmp_path / "pkg", tmp_path / "b.py"]
-    before = source_digest(paths)
-    assert before == source_digest(paths[::-1])
-    (tmp_path / "pkg" / "notes.txt").write_text("not source")
-    assert before == source_digest(paths)
-    (tmp_path / "pkg" / "a.py").write_text("a = 2")
-    assert before != source_digest(paths)
 
 
 def test_versions_are_known_without_importing():

@@ -198,6 +198,11 @@ F = "scenarios.digits.federation"
             4,
             ["scenarios.digits.headline.batch_size: 4", "observation.batch_sizes: 1"],
         ),
+        (
+            "attacks.ig.batch_sizes",
+            [2, 4],
+            ["attacks.ig.batch_sizes: (2, 4)", "scenarios.digits has 1, and lists the attack"],
+        ),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(tmp_path, key, value, says):

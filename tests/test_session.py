@@ -22,7 +22,7 @@ STAGE = """
 import os, sys, time
 from pathlib import Path
 from benchmark.complaints import ParamsError
-from benchmark.session import fresh_folder, locked, main
+from benchmark.session import Defects, fresh_folder, locked, main
 
 def stage(kind: str, defense: str = "none") -> None:
     if kind == "params":
@@ -31,6 +31,8 @@ def stage(kind: str, defense: str = "none") -> None:
         open("no/such/file")
     if kind == "defect":
         raise ValueError("ours")
+    if kind == "failures":
+        raise Defects(["a/b failed: it\nbroke", "c failed: no"])
     with locked("stage"), fresh_folder("out/folder") as folder:
         (folder / "half.json").write_text(defense)
         if kind == "long":
@@ -100,6 +102,12 @@ def test_a_defect_shows_its_traceback(folder):
     done = _stage("defect")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "ValueError: ours" in done.stderr
+
+
+def test_every_failure_is_a_line_and_the_exit_status_is_1(folder):
+    done = _stage("failures")
+    says = "python -m stage: a/b failed: it broke\npython -m stage: c failed: no\n"
+    assert (done.returncode, done.stderr) == (1, says)
 
 
 def test_debugging_shows_every_traceback(folder, monkeypatch):

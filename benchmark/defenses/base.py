@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Guarantee:
-    """A differential-privacy statement: epsilon at delta, for one unit, against one adversary."""
+    """A differential-privacy statement: epsilon at delta, for one unit, against one adversary.
+
+    Neighbouring data sets differ in one unit, which is there or not there. An epsilon of zero says
+    that delta alone covers the difference, infinity that there is no bound.
+    """
 
     epsilon: float
     delta: float
@@ -49,9 +53,18 @@ class Defense:
     summary: ClassVar[str] = ""
     note: ClassVar[str] = ""
     sampling: ClassVar[str] = "fixed"
-    """``fixed``: batches of one size; ``poisson``: each example joins with probability B/n."""
+    """``fixed``: batches of one size; ``poisson``: each example joins with the protocol's public
+    sampling rate, whatever its client holds."""
     randomised: ClassVar[bool] = False
     """Whether two messages from the same state and batch differ."""
+
+    def impossible(self, model: VictimModel) -> tuple[str, str] | None:
+        """A field whose value ``model`` cannot have, and what is allowed there; None if all can.
+
+        ``check`` asks this of every operating point on its scenario's model. Where the model
+        cannot be defended at all, the field is empty.
+        """
+        return None
 
     def wrap(self, model: VictimModel) -> VictimModel:
         """The model that is trained in place of ``model``."""
@@ -91,7 +104,8 @@ class Defense:
         return list(updates)
 
     def guarantee(self, *, rounds: int, rate: float) -> Guarantee | None:
-        """The differential privacy of ``rounds`` messages, examples joining at ``rate``."""
+        """The differential privacy of ``rounds`` messages (of as many local steps, where each
+        step is noised), examples joining at ``rate``."""
         return None
 
     @classmethod

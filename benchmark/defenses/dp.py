@@ -29,8 +29,9 @@ class LocalGaussian(Defense):
     randomised = True
     note = (
         "Our reading: the server is the adversary, so it knows who took part (no amplification by "
-        "sampling) and only noise that the client adds counts. Neighbouring data sets replace one "
-        "round's whole update by nothing."
+        "sampling) and only noise that the client adds counts. The unit is a client: neighbours "
+        "differ in one client, whose updates of all rounds, each clipped to C, are there or are "
+        "all replaced by nothing, and epsilon composes all rounds."
     )
 
     noise: float = 0.01
@@ -50,7 +51,8 @@ class LocalGaussian(Defense):
         return clipped.map(lambda t: t + gaussian(t, self.noise * self.clip, rng)), memory
 
     def guarantee(self, *, rounds: int, rate: float) -> Guarantee:
-        """The Gaussian mechanism composed over the rounds, every update seen by the server."""
+        """The Gaussian mechanism composed over the rounds: replacing an update that is clipped to
+        ``clip`` by nothing moves what the server sees by ``clip`` at most, in every round."""
         from benchmark.defenses.parts.accounting import epsilon
 
         return Guarantee(

@@ -33,8 +33,10 @@ class DifferentiallyPrivateSGD(Defense):
     summary = "Every example's gradient is clipped and their noised sum is sent; Poisson sampling."
     randomised = True
     note = (
-        "Our reading: epsilon is the worst client's, for one example, against a server that sees "
-        "every round; the sum is divided by the expected batch size."
+        "Our reading: epsilon is for one example, which its client has or has not, against a "
+        "server that sees every round. Sampling rate and normaliser are public constants of the "
+        "protocol: batch size over the mean number of examples of a client, and batch size. Both "
+        "would give an example away if they followed the number that its client holds."
     )
     sampling = "poisson"
 
@@ -78,7 +80,7 @@ class DifferentiallyPrivateSGD(Defense):
             torch.optim.SGD(sampled.parameters(), lr=1.0),
             noise_multiplier=self.noise,
             max_grad_norm=self.clip,
-            expected_batch_size=client.setting.batch_size,
+            expected_batch_size=client.setting.batch_size,  # never how many were drawn, or are held
             loss_reduction="mean",
             generator=rng,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from benchmark.defenses.base import Defense, register
+from benchmark.models.base import VictimModel
 
 
 @register
@@ -30,6 +31,13 @@ class FedRep(Defense):
     def __post_init__(self) -> None:
         if self.private_layers not in (1, 2):
             raise ValueError(f"fedrep.private_layers must be 1 or 2, not {self.private_layers}")
+
+    def impossible(self, model: VictimModel) -> tuple[str, str] | None:
+        """As many private layers as the model has linear ones at its end, under those names."""
+        names = [name for name, _ in model.named_parameters()]
+        there = [any(name.startswith(layer) for name in names) for layer in self.PRIVATE]
+        most = there.index(False) if False in there else len(there)
+        return ("private_layers", f"must be {most} at most") if self.private_layers > most else None
 
     def shared(self, name: str) -> bool:
         """Everything before the private layers."""

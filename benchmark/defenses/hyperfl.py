@@ -94,6 +94,18 @@ class HyperFL(Defense):
             require(value >= 1, f"hyperfl.{field} must be at least 1, not {value}")
         require(self.rate > 0, f"hyperfl.rate must be positive, not {self.rate}")
 
+    def impossible(self, model: VictimModel) -> tuple[str, str] | None:
+        """Features of linear and convolutional layers: of others no initial size is known."""
+        for name, layer in model.features.named_modules():
+            own = list(layer.parameters(recurse=False))
+            if own and not isinstance(layer, nn.Linear | nn.Conv2d):
+                kind = type(layer).__name__
+                return (
+                    "",
+                    f"features.{name} is a {kind}: it makes linear and convolutional ones only",
+                )
+        return None
+
     def shared_rate(self, rate: float) -> float:
         """Smaller by ``rate``: a step on the hypernetwork moves the weights it makes by more."""
         return rate * self.rate

@@ -1,9 +1,23 @@
 """How transcripts can be read: a file per defense, and the parts that several of them share."""
 
+from __future__ import annotations
 
-def load() -> None:
-    """Import every reading, so that the registry is complete."""
-    from importlib import import_module
+from importlib import import_module
+from importlib.util import find_spec
+
+GENERIC = ("generic", "linear")
+"""The files of evidence of every defense."""
+
+
+def load(defense: str) -> None:
+    """Import the generic evidence and a defense's own, which stands in the file of its name."""
+    for name in (*GENERIC, defense):
+        if find_spec(f"{__name__}.{name}"):
+            import_module(f"{__name__}.{name}")
+
+
+def load_all() -> None:
+    """Import every file here: evidence in the wrong file, or of no defense, is refused then."""
     from pkgutil import iter_modules
 
     for module in iter_modules(__path__):

@@ -145,6 +145,10 @@ class Evidence:
         return total
 
 
+class EvidenceError(ValueError):
+    """Evidence is registered where it must not be; the message is one line."""
+
+
 Reading = Callable[["Transcript"], "Evidence | None"]
 SomeReading = TypeVar("SomeReading", bound=Reading)
 
@@ -170,15 +174,20 @@ def reads(
     """Register a reading of one defense's transcripts (``"*"``: of every defense's).
 
     The function's name, with ``_`` as ``-``, names the evidence; its docstring's first line
-    describes it on the board. It returns None where it does not apply.
+    describes it on the board. It returns None where it does not apply. It stands in the file of
+    the defense's name, evidence of every defense in one of the generic files: a finished cell is
+    known by those files, and evidence elsewhere could change behind its back.
 
     Raises:
+        EvidenceError: it stands in another file, or there is no such defense.
         ValueError: the defense already has a reading of that name.
     """
 
     def register(build: SomeReading) -> SomeReading:
         name = build.__name__.replace("_", "-")
         key = (defense, name)
+        if reason := _misplaced(defense, name, build.__module__):
+            raise EvidenceError(reason)
         if key in _REGISTRY and _REGISTRY[key].build.__module__ != build.__module__:
             raise ValueError(f"two readings of {defense} are called {name}")
         summary = (build.__doc__ or name).strip().splitlines()[0]
@@ -188,11 +197,29 @@ def reads(
     return register
 
 
+def _misplaced(defense: str, name: str, module: str) -> str | None:
+    """What is wrong with evidence that ``module`` registers for ``defense``."""
+    from benchmark.defenses.base import names
+    from benchmark.evidence import GENERIC
+
+    if defense != EVERY and defense not in names():
+        return (
+            f"{module}: evidence {name!r} is of {defense!r}, and no defense is called so; "
+            f"there are {', '.join(names())}"
+        )
+    allowed = GENERIC if defense == EVERY else (defense,)
+    if module in [f"{__package__}.{file}" for file in allowed]:
+        return None
+    files = " or ".join(f"benchmark/evidence/{file}.py" for file in allowed)
+    whose = "every defense" if defense == EVERY else repr(defense)
+    return f"{module}: evidence {name!r} of {whose} must stand in {files}"
+
+
 def readings(defense: str) -> list[Entry]:
     """All readings of one defense: the generic ones first, then its own."""
     from benchmark.evidence import load
 
-    load()
+    load(defense)
     generic = [e for (d, _), e in _REGISTRY.items() if d == EVERY]
     own = [e for (d, _), e in _REGISTRY.items() if d == defense]
     names = {entry.name for entry in own}

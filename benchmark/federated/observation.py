@@ -17,11 +17,12 @@ from torch import Tensor
 from benchmark.data.preparation import Private
 from benchmark.federated import transcript
 from benchmark.federated.setting import Setting, schema
-from benchmark.federated.training import Run, load_state, load_window
+from benchmark.federated.training import Run, load_state, load_window, read_record
 from benchmark.federated.update import Update
 from benchmark.federated.wire import decode, encode
-from benchmark.naming import transcripts_file
+from benchmark.naming import diverged_file, transcripts_file
 from benchmark.randomness import generator
+from benchmark.records import write_json
 
 if TYPE_CHECKING:
     from benchmark.config import Scenario
@@ -39,14 +40,17 @@ def observe(
 ) -> None:
     """Write transcripts and truth of one run, whose checkpoints are in ``states``.
 
-    ``place`` is the seed's among all seeds, see :meth:`Private.victims`.
+    Where training diverged before a checkpoint nothing was sent; ``{"round": n}`` in the place of
+    its transcripts says so. ``place`` is the seed's among all seeds, see :meth:`Private.victims`.
     """
     for checkpoint in scenario.federation.checkpoints:
         state = states / f"{checkpoint}.safetensors"
-        if not state.exists():
-            continue  # training diverged before: nothing was sent
         for size in scenario.observation.batch_sizes:
             name = transcripts_file(run.point, run.seed, checkpoint, size)
+            if not state.exists():
+                diverged = {"round": read_record(states)["diverged"]}
+                write_json(diverged_file(transcripts / name), diverged)
+                continue
             _observe(
                 run, scenario, setting.with_batch_size(size), private, place, checkpoint, state,
                 transcripts / name, truth / name,

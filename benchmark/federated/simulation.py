@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from benchmark.federated.client import Batch, Client
+from benchmark.federated.evaluation import Evaluation, Measured
 from benchmark.federated.server import Server
-from benchmark.federated.setting import Setting, initial, schema, skeleton
+from benchmark.federated.setting import Setting, initial, schema
 from benchmark.federated.update import Update
 from benchmark.federated.wire import WireError, decode, encode
 from benchmark.randomness import generator
@@ -20,12 +20,16 @@ from benchmark.randomness import generator
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a scenario prescribes for training (params.yaml, ``federation``)."""
+    """What a scenario prescribes for training (params.yaml, ``federation``).
+
+    ``sampling_rate`` is the probability with which any client's example joins a Poisson draw.
+    """
 
     rounds: int
     learning_rate: float
     momentum: float
     evaluate_every: int = 5
+    sampling_rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class Observation:
     """State after ``round`` rounds, and what the round that led to it measured.
 
     ``accuracy`` is on the test set: the server's model, or the mean over clients of their own
-    models' accuracy with test images weighted by their own label shares (personalised defenses).
-    It is None between evaluations. Bytes are per client, seconds per client and round.
-    ``messages`` are the round's, in the order of the clients.
+    models' accuracy on their own mixes of labels (personalised defenses). ``personal`` is always
+    that mean, and None where it is not measured. All are None between evaluations. Bytes are per
+    client, seconds per client and round. ``messages`` are the round's, in the order of the clients.
     """
 
     round: int
@@ -58,6 +62,7 @@ class Observation:
     downlink: float
     seconds: float
     messages: Sequence[bytes] = ()
+    personal: float | None = None
 
 
 class Diverged(RuntimeError):
@@ -108,19 +113,20 @@ def simulate(
     if setting.algorithm == "fedsgd":  # in FedAvg the clients step, at the setting's local_lr
         rate = setting.defense.shared_rate(rate)
     server = Server(weights, rate, protocol.momentum)
-    shares = [_label_shares(part.labels, setting.classes) for part in parts]
-    judge = _judge(setting, test, shares)
-    accuracy: float | None
-    loss: float | None
-    accuracy, loss = judge(server.weights, clients)
-    yield Observation(0, server.weights, clients, accuracy, loss, 0.0, 0.0, 0.0)
+    measure = Evaluation(setting, test, [part.labels for part in parts])
+    found = measure(server.weights, clients)
+    yield Observation(
+        0, server.weights, clients, found.accuracy, found.loss, 0.0, 0.0, 0.0,
+        personal=found.personal,
+    )  # fmt: skip
     names = schema(setting)
     for number in range(1, protocol.rounds + 1):
         down = _sendable(server.weights, number)
         updates, seconds = [], 0.0
         for index, (client, part) in enumerate(zip(clients, parts, strict=True)):
             broadcast = Update(decode(down, names))
-            batches = draw_batches(setting, part, (setting.scenario, seed, index, number), secret)
+            keys = (setting.scenario, seed, index, number)
+            batches = draw_batches(setting, part, keys, secret, protocol.sampling_rate)
             private = generator(secret, "round", seed, index, number)
             began = time.perf_counter()
             updates.append(client.round(broadcast, batches, private))
@@ -130,14 +136,13 @@ def simulate(
         seconds += time.perf_counter() - began
         server.step([Update(decode(message, names)) for message in messages])
         last = number == protocol.rounds
-        if last or number % protocol.evaluate_every == 0:
-            accuracy, loss = judge(server.weights, clients)
-        else:
-            accuracy = loss = None
+        now = last or number % protocol.evaluate_every == 0
+        found = measure(server.weights, clients) if now else Measured()
         count = len(parts)
         yield Observation(
-            number, server.weights, clients, accuracy, loss,
+            number, server.weights, clients, found.accuracy, found.loss,
             sum(map(len, messages)) / count, float(len(down)), seconds / count, messages,
+            found.personal,
         )  # fmt: skip
 
 
@@ -149,12 +154,15 @@ def _sendable(update: Update, number: int) -> bytes:
 
 
 def draw_batches(
-    setting: Setting, part: Examples, keys: Sequence[object], secret: str
+    setting: Setting, part: Examples, keys: Sequence[object], secret: str, rate: float = 1.0
 ) -> list[Batch]:
-    """One batch per local step, without replacement; or a Poisson draw, keyed by the secret."""
+    """One batch per local step, without replacement; or a Poisson draw, keyed by the secret.
+
+    Every example joins a Poisson draw with probability ``rate``, which is public: one that
+    followed the number of the client's examples would change with every single one of them.
+    """
     if setting.defense.sampling == "poisson":
         rng = generator(secret, "sampling", *keys)
-        rate = min(1.0, setting.batch_size / len(part))
         draws = [torch.rand(len(part), generator=rng) < rate for _ in range(setting.local_steps)]
         return [(part.images[chosen], part.labels[chosen]) for chosen in draws]
     rng = generator("batches", *keys)
@@ -163,38 +171,3 @@ def draw_batches(
         order = torch.cat([order, torch.randperm(len(part), generator=rng)])
     rows = order[:wanted].split(setting.batch_size)
     return [(part.images[chosen], part.labels[chosen]) for chosen in rows]
-
-
-def _label_shares(labels: Tensor, classes: int) -> Tensor:
-    return torch.bincount(labels, minlength=classes).double() / len(labels)
-
-
-def _judge(
-    setting: Setting, test: Examples, shares: Sequence[Tensor]
-) -> Callable[[Update, Sequence[Client]], tuple[float, float]]:
-    """A function from weights and clients to test accuracy and loss."""
-    shapes = skeleton(setting).noise_shapes(len(test))
-    rng = generator(setting.scenario, "evaluation")
-    noise = {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
-
-    def outcomes(parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            logits = functional_call(skeleton(setting), dict(parameters), (test.images, noise))
-        losses = torch.nn.functional.cross_entropy(logits, test.labels, reduction="none")
-        right = (logits.argmax(-1) == test.labels) & ~logits.isnan().any(-1)  # not class 0
-        return right.double(), losses.double()
-
-    def judge(weights: Update, clients: Sequence[Client]) -> tuple[float, float]:
-        if not type(setting.defense).personalised():
-            right, losses = outcomes(weights)
-            return float(right.mean()), float(losses.mean())
-        scores = []
-        for client, share in zip(clients, shares, strict=True):
-            right, losses = outcomes({**weights, **client.private})
-            weight = share[test.labels]
-            weight = weight / weight.sum()
-            scores.append((float((weight * right).sum()), float((weight * losses).sum())))
-        accuracy, loss = zip(*scores, strict=True)
-        return sum(accuracy) / len(scores), sum(loss) / len(scores)
-
-    return judge

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from benchmark.cells import Store, digest, library_versions, source_digest
+from benchmark.cells import Store, digest, library_versions
 from benchmark.data.preparation import (
     Public,
     Training,
@@ -43,21 +43,10 @@ from benchmark.federated.transcript import as_bytes, as_tensor
 from benchmark.federated.update import Update
 from benchmark.models.parts.imprint import brightness_cuts
 from benchmark.records import write_json
+from benchmark.sources import source_digest
 
 if TYPE_CHECKING:
     from benchmark.config import Scenario
-
-
-HERE = Path(__file__).parent
-SOURCES = (
-    HERE,
-    HERE.parent / "defenses" / "base.py",
-    HERE.parent / "defenses" / "parts",
-    HERE.parent / "models" / "base.py",
-    HERE.parent / "models" / "parts",
-    HERE.parent / "randomness.py",
-)
-"""The code that every run depends on, beside its defense's and its model's file."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +96,10 @@ def train(
 ) -> None:
     """Train and write everything that later stages need under ``folder``."""
     federation = scenario.federation
-    protocol = Protocol(federation.rounds, federation.learning_rate, federation.momentum)
+    protocol = Protocol(
+        federation.rounds, federation.learning_rate, federation.momentum,
+        sampling_rate=sampling_rate(scenario),
+    )  # fmt: skip
     clients = range(federation.clients)
     parts = [
         Examples(setting.normalise(data.images[data.owner == i]), data.labels[data.owner == i])
@@ -132,7 +124,7 @@ def train(
                     checkpoints.append(_looked(checkpoint, seen, norm))
     except Diverged as error:
         diverged = error.round
-    record = summary(run, scenario, setting, seen, min(map(len, parts)))
+    record = summary(run, scenario, setting, seen)
     if diverged is not None:  # the model that was reached is not a number
         record |= {"accuracy_global": None, "accuracy_personal": None}
     write_json(
@@ -145,6 +137,17 @@ def train(
             "seconds": time.monotonic() - began,
         },
     )
+
+
+def sampling_rate(scenario: Scenario) -> float:
+    """The probability with which an example joins a Poisson draw, the same for every client.
+
+    The batch size over the mean number of examples of a client: both are declared in params.yaml,
+    so that the rate says nothing of what any client holds.
+    """
+    federation = scenario.federation
+    mean = scenario.splits["client"] / federation.clients
+    return min(1.0, federation.batch_size / mean)
 
 
 def _looked(checkpoint: str, seen: list[Observation], gradient_norm: float) -> dict[str, Any]:
@@ -178,10 +181,9 @@ def digests(runs: Sequence[Run], scenario: Scenario, prepared: Path) -> dict[Run
             scenario.federation.model_dump(mode="json", exclude={"target_accuracy"}),
             scenario.observation.window,
             data,
-            source_digest([*SOURCES, HERE.parent / "defenses" / f"{run.defense}.py",
-                           HERE.parent / "models" / f"{setting.model}.py"]),
+            source_digest(roots(setting)),
             library_versions(),
-        )  # fmt: skip
+        )
     return found
 
 
@@ -199,6 +201,11 @@ def compute(run: Run, scenario: Scenario, prepared: Path, store: Store, key: str
     return store.put(key, write)
 
 
+def roots(setting: Setting) -> list[str]:
+    """The modules that train a run: this one, and the plug-ins that the setting names."""
+    return ["federated.training", f"defenses.{setting.defense.name}", f"models.{setting.model}"]
+
+
 def gradient_norm(setting: Setting, observation: Observation, parts: list[Examples]) -> float:
     """Mean over clients of the norm of the undefended gradient on all their examples."""
     norms = []
@@ -213,27 +220,25 @@ def gradient_norm(setting: Setting, observation: Observation, parts: list[Exampl
 
 
 def summary(
-    run: Run, scenario: Scenario, setting: Setting, seen: list[Observation], smallest: int
+    run: Run, scenario: Scenario, setting: Setting, seen: list[Observation]
 ) -> dict[str, Any]:
     """The run's row of training.csv, without what the target accuracy makes of it."""
     federation = scenario.federation
     rounds = [s for s in seen if s.round] or seen
     personal = type(setting.defense).personalised()
-    accuracy = seen[-1].accuracy
-    rate = setting.batch_size / smallest
     guarantee = setting.defense.guarantee(
         rounds=federation.rounds * federation.local_steps
         if setting.defense.sampling == "poisson"
         else federation.rounds,
-        rate=rate,
+        rate=sampling_rate(scenario),
     )
     return {
         "scenario": run.scenario,
         "defense": run.defense,
         "point": run.point,
         "seed": run.seed,
-        "accuracy_global": None if personal else accuracy,
-        "accuracy_personal": accuracy if personal else None,
+        "accuracy_global": None if personal else seen[-1].accuracy,
+        "accuracy_personal": seen[-1].personal,
         "epsilon": guarantee.epsilon if guarantee else None,
         "uplink_bytes": sum(s.uplink for s in rounds) / len(rounds),
         "downlink_bytes": sum(s.downlink for s in rounds) / len(rounds),

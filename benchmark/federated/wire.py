@@ -16,8 +16,8 @@ quantised   3     p-1 u8, p float32, n indices of ceil(log2 p) bits each: a pale
 ==========  ====  ===========================================================================
 
 Names and shapes are the public schema: both sides hold it, so it is not sent, only its
-checksum. Values are compared by their bits: -0.0 is not 0.0, and comes back as -0.0. So entries
-that are not sent must be set to 0.0: multiplying them by a mask makes half of them -0.0.
+checksum. Values are compared by their bits, but for -0.0: it is sent, and comes back, as 0.0. The
+sign of a zero means nothing, and multiplying by a mask or rounding leaves it behind.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class WireError(ValueError):
 
 
 def encode(tensors: Mapping[str, Tensor]) -> bytes:
-    """The message that carries ``tensors`` (float32, any shapes), bit for bit.
+    """The message that carries ``tensors`` (float32, any shapes), bit for bit but for -0.0.
 
     At most ``12 + len(tensors)`` bytes longer than the raw values.
 
@@ -101,7 +101,7 @@ def _encode_block(name: str, tensor: Tensor) -> list[bytes]:
     values = tensor.detach().cpu().contiguous().numpy().reshape(-1)
     if not np.isfinite(values).all():
         raise WireError(f"{name}: holds NaN or infinity, which cannot be sent")
-    values = np.ascontiguousarray(values, dtype="<f4")
+    values = np.ascontiguousarray(values + np.float32(0), dtype="<f4")  # -0.0 + 0.0 is 0.0
     bits = values.view("<u4")
     best = [b"\x00", bits.tobytes()]
     if 0 < bits.size < _COUNT_LIMIT:
@@ -224,6 +224,7 @@ def _blocks(message: bytes, schema: Schema) -> dict[str, tuple[int, Tensor]]:
         values = bits.view("<f4").astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             raise WireError(f"{name}: holds NaN or infinity")
+        values += np.float32(0)  # also where somebody else's encoder kept the sign of a zero
         decoded[name] = (tag, torch.from_numpy(values).reshape(tuple(shape)))
     if reader.at != len(blocks):
         raise WireError(f"{len(blocks) - reader.at} bytes follow the last tensor")

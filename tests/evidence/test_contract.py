@@ -35,6 +35,12 @@ SETTINGS = {
 every_setting = pytest.mark.parametrize("facts", SETTINGS.values(), ids=list(SETTINGS))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def everything_is_registered() -> None:
+    """Before a test works on a copy of the registry: modules are imported once."""
+    benchmark.evidence.load_all()
+
+
 def structure(tree: Any) -> Any:
     """A tree with shapes in place of tensors."""
     if isinstance(tree, Tensor):
@@ -205,17 +211,46 @@ def test_observations_count_what_the_mask_lets_through() -> None:
     assert found["sent"][0].observations == sum(int((t != 0).sum()) for t in message.values())
 
 
-def test_two_readings_of_a_defense_cannot_have_one_name() -> None:
-    def sent(transcript: Any) -> None:
+def written(module: str, name: str = "sent") -> Any:
+    """A reading as a file of that name would have it."""
+
+    def build(transcript: Any) -> None:
         """An impostor."""
 
+    build.__name__, build.__module__ = name, f"benchmark.evidence.{module}"
+    return build
+
+
+def test_two_readings_cannot_have_one_name() -> None:
     with pytest.raises(ValueError, match=r"two readings of \* are called sent"):
-        reads(EVERY)(sent)
-    with pytest.raises(ValueError, match="two readings of dgp are called band"):
-        reads("dgp")(type(sent)(sent.__code__, {}, "band"))
+        reads(EVERY)(written("linear"))
     assert {e.build.__module__ for e in readings("dgp")} <= {
-        "benchmark.evidence.generic", "benchmark.evidence.dgp",
+        "benchmark.evidence.generic", "benchmark.evidence.linear", "benchmark.evidence.dgp",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("defense", "module", "says"),
+    [
+        ("dgp", "pruning", "'levels' of 'dgp' must stand in benchmark/evidence/dgp.py"),
+        ("quant", "quant", "is of 'quant', and no defense is called so; there are dgp, dp,"),
+        (EVERY, "dgp", "of every defense must stand in benchmark/evidence/generic.py or "),
+    ],
+)
+def test_evidence_outside_its_defenses_file_is_refused(
+    defense: str, module: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    with pytest.raises(base.EvidenceError) as caught:
+        reads(defense)(written(module, "levels"))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+    assert f"benchmark.evidence.{module}" in str(caught.value)
+    assert not any(name == "levels" for _, name in base._REGISTRY)
+
+
+def test_every_file_of_evidence_is_where_it_belongs() -> None:
+    """As `check` asks; an orphan, whose defense was renamed, would be found."""
+    benchmark.evidence.load_all()
 
 
 HALVES = '''
@@ -287,12 +322,13 @@ def test_a_sharper_reading_is_a_second_file(
     monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
     generic = next(e for e in readings("halves") if e.name == "sent")
 
-    @reads("halves")
     def sent(transcript: Any) -> Evidence | None:
         """Every second entry, known beforehand."""
         evidence = generic.build(transcript)
         return evidence and replace(evidence, defense="halves")
 
+    sent.__module__ = "benchmark.evidence.halves"
+    reads("halves")(sent)
     found = {e.name: e for e in readings("halves")}
     assert found["sent"].build is sent and found["sent"].summary.startswith("Every second")
     assert {e.name: e for e in readings("dgp")}["sent"].build is generic.build

@@ -12,7 +12,7 @@ import torch
 from benchmark.defenses.base import Defense, build
 from benchmark.federated import simulation
 from benchmark.federated.server import Server
-from benchmark.federated.setting import Setting, schema
+from benchmark.federated.setting import Setting, schema, skeleton
 from benchmark.federated.simulation import (
     Examples,
     Observation,
@@ -112,7 +112,7 @@ def test_fedavg_is_the_mean_of_the_clients_models() -> None:
         optimiser = torch.optim.SGD(model.values(), lr=setting.local_lr)
         for batch in draw_batches(setting, part, ("tiny", 0, index, 1), tiny.SECRET):
             optimiser.zero_grad()
-            logits = torch.func.functional_call(simulation.skeleton(setting), model, batch[0])
+            logits = torch.func.functional_call(skeleton(setting), model, batch[0])
             torch.nn.functional.cross_entropy(logits, batch[1]).backward()
             optimiser.step()
         ends.append(model)
@@ -196,11 +196,11 @@ def test_batches_of_a_round_repeat_nothing_before_all_was_seen() -> None:
 
 
 def test_poisson_sampling_is_independent_and_secret() -> None:
-    """Every example joins with probability B / n, whatever the others do; nobody can redraw it."""
+    """Every example joins with the public rate, whatever the others do; nobody can redraw it."""
     setting, part = tiny.setting_of("dpsgd", batch_size=4), numbered(20)
     drawn = []
     for number in range(600):
-        ((images, labels),) = draw_batches(setting, part, (number,), "s")
+        ((images, labels),) = draw_batches(setting, part, (number,), "s", 0.2)
         drawn.append(torch.isin(torch.arange(20).float(), images[:, 0, 0, 0]))
         assert len(images) == len(labels)
     joined = torch.stack(drawn).double()
@@ -210,7 +210,7 @@ def test_poisson_sampling_is_independent_and_secret() -> None:
     assert float(sizes.min()) == 0, "a draw may be empty"
     assert (joined.mean(0) - 0.2).abs().max() < 0.08
     one, again, other = (
-        draw_batches(setting, numbered(200), (1,), secret)[0][0] for secret in ("s", "s", "t")
+        draw_batches(setting, numbered(200), (1,), key, 0.02)[0][0] for key in ("s", "s", "t")
     )
     assert torch.equal(one, again)
     assert one.shape != other.shape or not torch.equal(one, other)
@@ -219,8 +219,29 @@ def test_poisson_sampling_is_independent_and_secret() -> None:
 def test_poisson_sampling_survives_empty_rounds() -> None:
     setting = tiny.setting_of("dpsgd", batch_size=1)
     parts = [numbered(30)]
-    seen = list(simulate(setting, Protocol(4, 0.1, 0.0), parts, numbered(3), 0, "s"))
+    protocol = Protocol(4, 0.1, 0.0, sampling_rate=1 / 30)
+    seen = list(simulate(setting, protocol, parts, numbered(3), 0, "s"))
     assert all(torch.isfinite(t).all() for t in seen[-1].weights.values())
+
+
+def test_one_example_more_changes_neither_the_rate_nor_the_normaliser() -> None:
+    """Where the additional example is not drawn, the client sends the same bytes; and it is drawn
+    as often as any other one."""
+    setting, joined = tiny.setting_of("dpsgd", batch_size=4), 0
+    larger = tiny.clusters(21, 1)
+    smaller = Examples(larger.images[:20], larger.labels[:20])
+
+    def sent(part: Examples, number: int) -> tuple[int, bytes]:
+        weights, (client,) = start(setting, 1, 0, tiny.SECRET)
+        batches = draw_batches(setting, part, (number,), "s", 0.2)
+        return len(batches[0][1]), encode(client.round(weights, batches, tiny.rng(number)))
+
+    for number in range(40):
+        (many, message), (few, other) = sent(larger, number), sent(smaller, number)
+        assert many - few in (0, 1)
+        assert (message == other) is (many == few)
+        joined += many - few
+    assert 1 <= joined <= 20
 
 
 def test_two_runs_are_one() -> None:

@@ -109,7 +109,9 @@ def test_the_other_tables_and_the_catalog_agree_with_the_plan(first, results, sc
     assert runs.loc[personal, "accuracy_global"].isna().all()
     assert runs.loc[personal, "accuracy_personal"].notna().all()
     assert runs.loc[~personal, "accuracy_global"].notna().all()
-    assert runs.loc[~personal, "accuracy_personal"].isna().all()
+    control = runs["defense"] == "none"
+    assert runs.loc[control, "accuracy_personal"].notna().all()
+    assert runs.loc[~personal & ~control, "accuracy_personal"].isna().all()
     ranking = read_table(folder / "ranking.csv")
     assert set(ranking["defense"]) == set(params["scenarios"][scenario]["entrants"])
     assert set(ranking["checkpoint"]) == {"init", "early"}

@@ -83,10 +83,99 @@ def test_scores_that_fail_leave_the_last_ones(board):
     guesses.write_bytes(whole[: len(whole) // 2])
     before = board.snapshot("artifacts/scores/digits", *RESULTS)
     code, said = board.call("stages.score", "digits")
-    assert code == 2 and said.count("\n") == 1, said
+    assert code == 1 and said.count("\n") == 1, said
     assert board.snapshot("artifacts/scores/digits", *RESULTS) == before
     assert not list((board / ".leakboard/drafts").iterdir())
     guesses.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("file", "defense", "says"),
+    [
+        ("quant", "quant", "evidence 'levels' is of 'quant', and no defense is called so"),
+        ("more", "dgp", "evidence 'levels' of 'dgp' must stand in benchmark/evidence/dgp.py"),
+    ],
+)
+def test_check_refuses_evidence_that_no_digest_would_cover(board, file, defense, says):
+    """An orphan, whose defense was renamed, and evidence in a file of another name."""
+    stray = board / f"benchmark/evidence/{file}.py"
+    stray.write_text(
+        "from benchmark.evidence.base import reads\n\n\n"
+        f'@reads("{defense}")\ndef levels(transcript):\n    """Nothing."""\n    return None\n'
+    )
+    code, said = board.call("stages.check")
+    stray.unlink()
+    assert code == 2 and said.count("\n") == 1 and says in said, said
+
+
+def test_check_refuses_what_the_scenarios_model_cannot_have(first, board):
+    """Two private layers on LeNet would be one, under the name of two."""
+    params = _set(first.board.params, "defenses.fedrep.points", {"two": {"private_layers": 2}})
+    board.params = _set(params, "scenarios.digits-fedavg.federation.model", "lenet")
+    code, said = board.call("stages.check")
+    board.params = first.board.params
+    assert code == 2 and said.count("\n") == 1, said
+    assert "defenses.fedrep.points.two.private_layers: 2 is not allowed" in said
+    assert "scenarios.digits-fedavg" in said and "1 at most" in said
+
+
+FAILS = '''
+"""An attack with a fault of its own: it fails on what was sent, and is grey elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from benchmark.attacks.base import Attack, Guess, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faulty(Attack):
+    """Fails on one evidence."""
+
+    def reconstruct(self, evidences, public, seeds, deadline):
+        if evidences[0].name == "sent":
+            raise RuntimeError("the attack\\nbroke")
+        setting = evidences[0].setting
+        grey = torch.full((setting.images, *setting.shape), 0.5)
+        return [Guess(grey, None, None, loss=0.25) for _ in evidences]
+
+    def measure(self, evidences, images, soft, hidden):
+        return [0.5 for _ in evidences]
+
+
+FAULTY = register(Faulty(name="faulty", title="Faulty"))
+'''
+
+
+def test_a_failed_cell_stops_the_board_after_the_other_cells(first, board):
+    """It is named, the others are kept, nothing is published, and it is tried again next time."""
+    params = copy.deepcopy(first.board.params)
+    params["attacks"]["faulty"] = {"checkpoints": ["init"]}
+    params["scenarios"]["digits"]["attacks"] = ["faulty", "ig"]
+    board.params = params
+    (board / "benchmark/attacks/faulty.py").write_text(FAILS.lstrip(), encoding="utf-8")
+    cells, results = board.cells(), board.snapshot(*RESULTS)
+    for _ in range(2):
+        code, said = board.call("stages.attack", "digits")
+        named = [line for line in said.splitlines() if line.startswith("python -m stages.attack: ")]
+        assert code == 1 and len(named) == len(params["seeds"]) and "Traceback" not in said, said
+        assert all("--faulty--sent failed: RuntimeError: the attack broke" in x for x in named)
+        assert len(board.cells()) > len(cells) and cells.items() <= board.cells().items()
+        assert board.snapshot(*RESULTS) == results
+    listed = board / "artifacts/digits/guesses/cells.json"
+    assert "faulty" not in listed.read_text(), "what is there is the last whole list"
+    # a list with a failure, from wherever, is not scored either
+    whole = listed.read_text()
+    listed.write_text(whole.replace('"status": "ok"', '"status": "failed"', 1))
+    code, said = board.call("stages.score", "digits")
+    assert code == 1 and said.count("\n") == 1 and "failed:" in said, said
+    assert board.snapshot(*RESULTS) == results
+    listed.write_text(whole)
+    (board / "benchmark/attacks/faulty.py").unlink()
+    board.params = first.board.params
 
 
 def test_scores_that_break_the_schema_are_not_published(board, tmp_path):
