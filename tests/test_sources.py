@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from benchmark import campaign
 from benchmark.attacks.base import get
+from benchmark.cells import Store
 from benchmark.federated import training
 from benchmark.federated.training import Run
 from benchmark.federated.transcript import read
@@ -79,9 +80,10 @@ def test_a_runs_digest_covers_what_training_it_imports(small: board.Board, tmp_p
     setting = small.setting("ppp", fields)
     run = Run(board.NAME, "ppp", "default", 7)
     # the scenario is pickled, and its class is of a module that is excepted
-    loaded = imported(
-        tmp_path, training.stored, run, small.scenario, fields, small.artifacts, tmp_path / "runs"
-    )
+    scenario = small.scenario.model_copy(update={"entrants": {"ppp": {"default": fields}}})
+    (key,) = training.digests([run], scenario, small.artifacts).values()
+    store = Store(tmp_path / "runs")
+    loaded = imported(tmp_path, training.compute, run, scenario, small.artifacts, store, key)
     covered = set(closure(training.roots(setting)))
     assert loaded - covered <= excused()
     assert {"defenses.ppp", "models.elu", "federated.simulation"} <= loaded & covered
@@ -100,8 +102,7 @@ def test_a_stage_runs_again_when_a_module_of_its_units_changes(stage: str, unit:
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     deps = stages[stage].get("do", stages[stage])["deps"]
     places = [ROOT / dep.replace("${item.defense}", "dgp") for dep in deps]
-    # bytes until a target accuracy are for `score` to count
-    found = closure(UNITS[unit], excepted=(*EXCEPTED, "metrics.bandwidth"))
+    found = closure(UNITS[unit])
     assert len(found) > 15
     for name, path in found.items():
         said = path.name == "__init__.py" and len(ast.parse(path.read_text()).body) <= 1

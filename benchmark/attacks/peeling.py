@@ -2,11 +2,12 @@
 
 Source: Shariati and Alambardar Meybodi, 2026 (their code: SaeedShariati/
 Gradient-Inversion-via-LT-Codes), of which this is the passive attack. A row of the first layer's
-weight gradient over its entry of the bias gradient is a mixture of the images that the unit reacts to; where it reacts to one alone, it is that image.
-This is checked, not hoped for: the public model says what gradient the candidate would cause at
-the layer's output under every label, and the candidate is taken if one of these was observed at
-its units. What is taken is subtracted, as LT codes are decoded, which leaves other units to one
-image alone; and so on until nothing new appears.
+weight gradient over its entry of the bias gradient is a mixture of the images that the unit reacts
+to; where it reacts to one alone, it is that image. This is checked, not hoped for: the public
+model says what gradient the candidate would cause at the layer's output under every label, and the
+candidate is taken if one of these was observed at its units. What is taken is subtracted, as LT
+codes are decoded, which leaves other units to one image alone; and so on until nothing new
+appears.
 
 Our readings: the gradient at the layer's output is that of whatever network lies behind, where the
 paper has one linear layer. A candidate counts as confirmed where chance would hardly do it
