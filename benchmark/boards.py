@@ -15,7 +15,7 @@ import pandas as pd
 from benchmark import provenance
 from benchmark.catalog import catalog
 from benchmark.cells import digest, library_versions
-from benchmark.gallery import hang
+from benchmark.gallery import SOURCE, hang
 from benchmark.metrics.judges import judge_of
 from benchmark.ranking import rank
 from benchmark.records import SCHEMA, TRAINING, read_table, write_json, write_table
@@ -46,7 +46,7 @@ class Sources:
             if place in found:
                 continue
             files = {
-                f"{cell['attack']}/{cell['evidence']}": sheet.guesses / cell["file"]
+                "/".join(cell[name] for name in SOURCE): sheet.guesses / cell["file"]
                 for cell in sheet.cells
                 if cell["status"] in ("ok", "timeout")
             }

@@ -1,7 +1,8 @@
 """Reconstructions to look at: what the attacks saw, as strips of images, or as quoted sentences.
 
-Rows are the truth, the best reading that knows nothing of the defense, and the strongest of all;
-columns are the first seed's victims, the same for every defense. A strip has one tile per private
+Rows are the truth, the best attack that knows nothing of the defense, and the strongest of all;
+columns are the first seed's victims, the same for every defense. Attacks that learned from
+auxiliary data suppose more of the attacker and are never shown. A strip has one tile per private
 image, at native size.
 """
 
@@ -18,6 +19,8 @@ from PIL import Image
 from benchmark.metrics.judges import Judge, Texts
 from benchmark.metrics.tokens import said
 
+PLACE = ("defense", "point", "checkpoint", "batch_size")
+SOURCE = ("attack", "evidence", "settings")
 GAP = 1
 LIMIT = 16
 """Tiles per row at most."""
@@ -53,7 +56,7 @@ def hang(
         victims: victims.csv.
         seed: whose victims are shown.
         sources: (defense, point, checkpoint, batch size) -> the files of truth and guesses:
-            ``truth``, and ``attack/evidence`` for each cell.
+            ``truth``, and ``attack/evidence/settings`` for each cell.
         folder: where the PNGs go.
         judge: pairs guesses with truths, and tells images from texts.
     """
@@ -61,37 +64,28 @@ def hang(
 
     index = []
     for row in ranking:
-        place = (row["defense"], row["point"], row["checkpoint"], row["batch_size"])
-        files = sources.get(place, {})
+        place = {name: row[name] for name in PLACE}
+        files = sources.get(tuple(place.values()), {})
         if "truth" not in files:
             continue
         truth = load_file(files["truth"])["images"]
-        scored = victims[
-            (victims["seed"] == seed)
-            & (victims["defense"] == row["defense"])
-            & (victims["point"] == row["point"])
-            & (victims["checkpoint"] == row["checkpoint"])
-            & (victims["batch_size"] == row["batch_size"])
-        ]
+        own = victims[(victims[list(place)] == list(place.values())).all(axis=1)]
+        scored = own[own["threat"] != "auxiliary"]
         rows = [truth.reshape(-1, *truth.shape[2:])]
         measure = judge.measures[0]
         labels: list[dict[str, Any]] = [
-            {"label": "truth", "attack": "", "evidence": "", measure: []}
+            {"label": "truth", "attack": "", "evidence": "", "settings": "", measure: []}
         ]
-        for label, chosen in (
-            ("oblivious", _best(scored[scored["knowledge"] == "oblivious"], measure)),
-            ("adaptive", (row["adaptive_attack"], row["adaptive_evidence"])),
-        ):
+        for label, chosen in _shown(row, scored, measure).items():
             if chosen is None or "/".join(chosen) not in files:
                 continue
             guesses = load_file(files["/".join(chosen)])["images"]
             matched = [g[judge.match(g, t)] for g, t in zip(guesses, truth, strict=True)]
             rows.append(np.concatenate(matched))
-            own = scored[(scored["attack"] == chosen[0]) & (scored["evidence"] == chosen[1])]
-            found = own.sort_values(["victim", "image"])[measure].round(2).tolist()[:LIMIT]
-            labels.append(
-                {"label": label, "attack": chosen[0], "evidence": chosen[1], measure: found}
-            )
+            figures = scored[(scored[["seed", *SOURCE]] == [seed, *chosen]).all(axis=1)]
+            found = figures.sort_values(["victim", "image"])[measure].round(2).tolist()[:LIMIT]
+            labels.append({"label": label, **dict(zip(SOURCE, chosen, strict=True)),
+                           measure: found})  # fmt: skip
         count = min(LIMIT, len(rows[0]))
         if isinstance(judge, Texts):
             for line, sentences in zip(labels, rows, strict=True):
@@ -105,10 +99,7 @@ def hang(
         index.append(
             {
                 **shown,
-                "defense": row["defense"],
-                "point": row["point"],
-                "checkpoint": row["checkpoint"],
-                "batch_size": row["batch_size"],
+                **place,
                 "rows": labels,
                 "victims": [f"{seed}/{i // truth.shape[1]}" for i in range(count)],
             }
@@ -116,12 +107,27 @@ def hang(
     return index
 
 
-def _best(scored: pd.DataFrame, measure: str) -> tuple[str, str] | None:
-    """The attack and evidence with most recovered examples, then the highest median measure."""
+def _shown(
+    row: Mapping[str, Any], scored: pd.DataFrame, measure: str
+) -> dict[str, tuple[str, ...] | None]:
+    """What stands below the truth, as attack, evidence and settings; None where there is none.
+
+    Both are the best over all seeds, so that the strips show what the row's figures say.
+    """
+    strongest = (row["strongest_attack"], row["strongest_evidence"])
+    return {
+        "oblivious": _best(scored[scored["knowledge"] == "oblivious"], measure),
+        "strongest": _best(
+            scored[(scored[["attack", "evidence"]] == list(strongest)).all(axis=1)], measure
+        ),
+    }
+
+
+def _best(scored: pd.DataFrame, measure: str) -> tuple[str, ...] | None:
+    """The attack, evidence and settings with most recovered, then the highest median measure."""
     if scored.empty:
         return None
-    means = scored.groupby(["attack", "evidence"]).agg(
+    means = scored.groupby(list(SOURCE)).agg(
         success=("success", "mean"), median=(measure, "median")
     )
-    attack, evidence = means.sort_values(["success", "median"]).index[-1]
-    return str(attack), str(evidence)
+    return tuple(map(str, means.sort_values(["success", "median"]).index[-1]))

@@ -20,19 +20,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
 
 STATUSES = ("ok", "failed", "timeout", "oom", "unsupported")
 KNOWLEDGE = ("oblivious", "paper", "adaptive")
-VERDICTS = ("ok", "evidence-exhausted", "optimiser-failed", "broken-attack")
+SETTINGS = ("board", "published")
+VERDICTS = (
+    "ok", "evidence-exhausted", "optimiser-failed", "broken-attack", "not-applicable", "missed",
+)  # fmt: skip
 
 CELL_KEY = (
-    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "seed", "batch_size",
+    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "settings", "seed",
+    "batch_size",
 )  # fmt: skip
 
 CELLS = (
-    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "seed",
-    "labels", "batch_size", "status", "reason", "verdict", "n",
+    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "settings", "knowledge",
+    "seed", "labels", "batch_size", "status", "reason", "verdict", "n",
     "success_rate", "success_lo", "success_hi", "psnr_mean", "psnr_median", "psnr_q90",
     "ssim_mean", "mse_mean", "label_accuracy", "floor_psnr",
     "observations", "unknowns", "evaluations",
@@ -44,26 +48,26 @@ CELLS = (
 )  # fmt: skip
 
 VICTIMS = (
-    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "seed",
-    "batch_size", "victim", "image", "psnr", "ssim", "mse", "success", "identified",
+    "scenario", "defense", "point", "checkpoint", "attack", "evidence", "settings", "knowledge",
+    "seed", "batch_size", "victim", "image", "psnr", "ssim", "mse", "success", "identified",
     "floor_psnr", "floor_success", "verdict", "loss_guess", "loss_truth", "accurate", "threat",
     "selected", "exact_tokens", "rouge1", "rouge2", "rougeL", "floor_tokens",
 )  # fmt: skip
 
 RANKING = (
-    "scenario", "defense", "point", "checkpoint", "batch_size", "n",
-    "oblivious_success", "oblivious_lo", "oblivious_hi",
-    "adaptive_success", "adaptive_lo", "adaptive_hi", "adaptive_attack", "adaptive_evidence",
-    "adaptive_psnr_median", "oblivious_psnr_median", "floor_success", "floor_psnr",
-    "selected_success", "selected_lo", "selected_hi", "selected_psnr_median",
-    "highest_success", "highest_floor_success",
-    "learned_success", "learned_lo", "learned_hi", "learned_psnr_median",
+    "scenario", "defense", "point", "checkpoint", "batch_size", "n", "n_victims",
+    "recovered", "recovered_lo", "recovered_hi",
+    "recovered_or_inconclusive", "recovered_or_inconclusive_lo", "recovered_or_inconclusive_hi",
+    "rank2_lo", "rank2_hi", "rank5_lo", "rank5_hi",
+    "psnr_median", "exact_tokens", "strongest_attack", "strongest_evidence",
+    "oblivious", "oblivious_lo", "oblivious_hi", "oblivious_psnr_median", "oblivious_tokens",
+    "selected_success", "selected_lo", "selected_hi", "selected_psnr_median", "selected_tokens",
+    "floor_success", "floor_psnr",
+    "learned_success", "learned_lo", "learned_hi", "learned_psnr_median", "learned_tokens",
     "learned_attack", "learned_evidence",
-    "share_failed", "share_exhausted", "share_uncredited", "verdict", "flags",
-    "rank_lo", "rank_hi",
-    "accuracy_global", "accuracy_personal", "epsilon", "uplink_bytes", "downlink_bytes",
-    "bytes_to_target", "status",
-    "oblivious_tokens", "adaptive_tokens", "selected_tokens", "learned_tokens",
+    "share_exhausted", "share_inconclusive", "verdict", "flags", "reason",
+    "accuracy_global", "accuracy_personal", "accuracy_lost", "epsilon",
+    "uplink_bytes", "downlink_bytes", "bytes_to_target", "status",
     "client_seconds",
 )  # fmt: skip
 
@@ -135,8 +139,8 @@ def read_table(path: Path) -> pd.DataFrame:
         raise RecordError(f"{path.name}: no such file in {path.parent}")
     words = {"scenario", "defense", "point", "checkpoint", "attack", "evidence", "flags", "reason",
              "commit", "machine", "strategy", "labels", "verdict", "status", "knowledge",
-             "privacy_unit", "adversary", "threat", "adaptive_attack", "adaptive_evidence",
-             "learned_attack", "learned_evidence"}  # fmt: skip
+             "privacy_unit", "adversary", "threat", "strongest_attack", "strongest_evidence",
+             "settings", "learned_attack", "learned_evidence"}  # fmt: skip
     table = pd.read_csv(
         path, dtype={name: str for name in columns if name in words}, keep_default_na=False,
         na_values={name: [""] for name in columns if name not in words},
@@ -144,7 +148,9 @@ def read_table(path: Path) -> pd.DataFrame:
     if tuple(table.columns) != columns:
         odd = sorted(set(table.columns) ^ set(columns)) or "their order"
         raise RecordError(f"{path.name}: columns {odd} do not fit the schema")
-    for name, allowed in (("status", STATUSES), ("knowledge", KNOWLEDGE)):
+    for name, allowed in (
+        ("status", STATUSES), ("knowledge", KNOWLEDGE), ("settings", SETTINGS),
+    ):  # fmt: skip
         if name in columns and not table[name].isin(allowed).all():
             raise RecordError(f"{path.name}: {name} must be one of {', '.join(allowed)}")
     if "verdict" in columns and not table["verdict"].isin((*VERDICTS, "")).all():
