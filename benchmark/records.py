@@ -27,7 +27,9 @@ KNOWLEDGE = ("oblivious", "paper", "adaptive")
 SETTINGS = ("board", "published")
 VERDICTS = (
     "ok", "evidence-exhausted", "optimiser-failed", "broken-attack", "not-applicable", "missed",
+    "inconclusive",
 )  # fmt: skip
+"""Of one image or cell, and ``inconclusive`` of a row of ranking.csv."""
 
 CELL_KEY = (
     "scenario", "defense", "point", "checkpoint", "attack", "evidence", "settings", "seed",
@@ -66,8 +68,8 @@ RANKING = (
     "learned_success", "learned_lo", "learned_hi", "learned_psnr_median", "learned_tokens",
     "learned_attack", "learned_evidence",
     "share_exhausted", "share_inconclusive", "verdict", "flags", "reason",
-    "accuracy_global", "accuracy_personal", "accuracy_lost", "epsilon",
-    "uplink_bytes", "downlink_bytes", "bytes_to_target", "status",
+    "accuracy_global", "accuracy_personal", "accuracy_lost", "epsilon", "uplink_bytes",
+    "downlink_bytes", "bytes_to_target", "status",
     "client_seconds",
 )  # fmt: skip
 
@@ -139,8 +141,8 @@ def read_table(path: Path) -> pd.DataFrame:
         raise RecordError(f"{path.name}: no such file in {path.parent}")
     words = {"scenario", "defense", "point", "checkpoint", "attack", "evidence", "flags", "reason",
              "commit", "machine", "strategy", "labels", "verdict", "status", "knowledge",
-             "privacy_unit", "adversary", "threat", "strongest_attack", "strongest_evidence",
-             "settings", "learned_attack", "learned_evidence"}  # fmt: skip
+             "privacy_unit", "adversary", "threat", "settings", "strongest_attack",
+             "strongest_evidence", "learned_attack", "learned_evidence"}  # fmt: skip
     table = pd.read_csv(
         path, dtype={name: str for name in columns if name in words}, keep_default_na=False,
         na_values={name: [""] for name in columns if name not in words},
