@@ -339,6 +339,11 @@ def _rank(points: int) -> Column:
                   " least")  # fmt: skip
 
 
+def _impersonal(entry: Entry) -> bool:
+    """Personalised entrants are compared with the control; alone it says nothing."""
+    return entry["defense"] == "none" or display.missing(entry["accuracy_personal"])
+
+
 def _strongest(entry: Entry) -> str:
     parts = [str(entry[f"strongest_{name}"]) for name in ("attack", "evidence")]
     return " · ".join(part for part in parts if part) or display.MISSING
@@ -380,7 +385,8 @@ _COLUMNS: Sequence[Column] = (
             "share recovered by the same maximum over guesses that were made without the message"),
     _estimate("oblivious", "Oblivious", "Oblivious", "oblivious",
               "the same maximum where the attacker takes the message as if there were no defense:"
-              " same attacks, same budget, so that knowledge alone makes the difference"),
+              " same attacks, same budget on each evidence, so that knowledge alone makes the"
+              " difference"),
     _number("share_exhausted", "Evidence exhausted", "Exhausted", "Leakage", display.share, "",
             None, "not recovered, and credited to the defense"),
     _number("share_inconclusive", "Inconclusive", "Inconclusive", "Leakage", display.share, "",
@@ -406,10 +412,11 @@ _COLUMNS: Sequence[Column] = (
               " other figure and in no rank", group="Auxiliary"),
     _number("accuracy_global", "Accuracy of the shared model", "Global", "Accuracy",
             display.accuracy, "", True, "one model for everybody, on the common test set"),
-    _number("accuracy_personal", "Accuracy of the clients' models", "Personal", "Accuracy",
-            display.accuracy, "", True,
-            "on each client's own mix of classes: a client's own model, or without a defense the"
-            " shared one"),
+    Column(key="accuracy_personal", title="Accuracy of the clients' models", short="Personal",
+           group="Accuracy", text=partial(_field, "accuracy_personal", display.accuracy),
+           exact="accuracy_personal", better=True, empty=_impersonal,
+           summary="on each client's own mix of classes: a client's own model, or without a"
+           " defense the shared one"),
     _number("accuracy_lost", "Accuracy lost", "Lost, points", "Accuracy", display.points, "", False,
             "points of accuracy below the control of its own kind: shared with shared, personal"
             " with personal"),

@@ -352,7 +352,7 @@ _CELLS = (
     CellColumn("point", "Point"), CellColumn("checkpoint", "Checkpoint"),
     CellColumn("attack", "Attack"), CellColumn("threat", "Threat"),
     CellColumn("evidence", "Evidence"),
-    CellColumn("settings", "Settings", board_columns.SETTINGS.__getitem__),
+    CellColumn("settings", "Settings"),
     CellColumn("knowledge", "Knowledge"),
     CellColumn("seed", "Seed", display.plain), CellColumn("batch_size", "Batch", display.plain),
     CellColumn("labels", "Labels"), CellColumn("status", "Status"),

@@ -96,14 +96,14 @@ def trade_off(
         order: per defense its operating points in the order in which the curve joins them.
 
     Returns:
-        An ``<svg>`` element, or an empty string where no entry has both numbers.
+        An ``<svg>`` element, or an empty string where no defense has both numbers.
     """
     entries = [
         entry
         for entry in ranking.entries
         if not (display.missing(entry[panel.field]) or display.missing(entry["recovered"]))
     ]
-    if not entries:
+    if all(entry["defense"] == "none" for entry in entries):
         return ""
     tooltips: dict[str, str] = {}
     with matplotlib.rc_context(_STYLE):
