@@ -243,14 +243,15 @@ def rankings(scenario: Scenario) -> list[Ranking]:
 
 
 def columns(scenario: Scenario, ranking: Ranking) -> list[Column]:
-    """The columns that hold something somewhere in this scenario, in reading order; those of
-    ranks where entries are ranked."""
-    entries = [entry for each in rankings(scenario) for entry in each.entries]
+    """The columns that hold something in this ranking, in reading order; those of ranks wherever
+    entries are to be ranked."""
     metrics = scenario.catalog["metrics"]
     return [
         _described(column, metrics)
         for column in _COLUMNS
-        if (ranking.headline if column.key in RANKS else not all(map(column.empty, entries)))
+        if (
+            ranking.headline if column.key in RANKS else not all(map(column.empty, ranking.entries))
+        )
     ]
 
 
@@ -322,11 +323,11 @@ def _interval(key: str, low: str, high: str, entry: Entry) -> str:
 
 
 def _estimate(key: str, title: str, short: str, interval: str, summary: str,
-              group: str = "Leakage") -> Column:  # fmt: skip
+              group: str = "Leakage", always: bool = False) -> Column:  # fmt: skip
     low, high = f"{interval}_lo", f"{interval}_hi"
     return Column(key=key, title=title, short=short, group=group, exact=key, better=False,
-                  text=partial(_interval, key, low, high), empty=partial(_blank, key),
-                  summary=summary)  # fmt: skip
+                  text=partial(_interval, key, low, high), summary=summary,
+                  empty=partial(_blank, "defense" if always else key))  # fmt: skip
 
 
 def _rank(points: int) -> Column:
@@ -376,7 +377,7 @@ _COLUMNS: Sequence[Column] = (
            text=lambda entry: str(entry["point"])),
     _estimate("recovered", "Recovered", "Recovered", "recovered",
               "share of private examples that any attack on any evidence recovered: per example the"
-              " best guess in hindsight"),
+              " best guess in hindsight", always=True),
     _estimate("recovered_or_inconclusive", "Recovered or inconclusive",
               "Recovered or inconclusive", "recovered_or_inconclusive",
               "with those that were not recovered although the audit does not credit the defense;"

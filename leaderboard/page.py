@@ -152,13 +152,14 @@ def _gather(known: list[tuple[list[str], Any]], title: str, what: Any) -> None:
         known.append(([title], what))
 
 
-def _compared(settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """An attack's parameters as (name, as published, as run here); empty where one lacks it."""
+def _compared(settings: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """An attack's parameters as (name, as published, as run here, whether they are the same)."""
     published, board = (_flat(settings.get(name) or {}) for name in ("published", "board"))
-    return [
+    pairs = (
         (name, published.get(name, ""), board.get(name, ""))
         for name in dict.fromkeys((*published, *board))
-    ]
+    )
+    return [(name, one, other, one == other) for name, one, other in pairs]
 
 
 def _flat(parameters: Mapping[str, Any], within: str = "") -> dict[str, str]:

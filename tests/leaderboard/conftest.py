@@ -72,6 +72,7 @@ ATTACKS = {
         "cite": "Zhu et al., NeurIPS 2019",
         "url": "",
         "summary": "L-BFGS on the squared distance.",
+        "settings": {"board": {"iterations": 80}, "published": {"iterations": 80}},
     },
     "lti": {
         "title": "Learning to invert",
