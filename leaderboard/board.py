@@ -22,23 +22,29 @@ from leaderboard.gallery import SAFE_NAME, Strip, read_strips
 TEXT = frozenset((
     "scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge",
     "labels", "status", "reason", "verdict", "flags", "strategy", "commit", "dirty",
-    "machine", "privacy_unit", "adversary", "adaptive_attack", "adaptive_evidence",
-    "learned_attack", "learned_evidence", "threat", "victim", "image",
+    "machine", "privacy_unit", "adversary", "settings", "strongest_attack",
+    "strongest_evidence", "learned_attack", "learned_evidence", "threat", "victim", "image",
 ))  # fmt: skip
 SHARES = frozenset((
     "success_rate", "success_lo", "success_hi", "label_accuracy", "identification_rate",
-    "floor_success_rate", "share_ok", "share_exhausted", "share_failed",
-    "floor_success", "highest_success", "highest_floor_success", "accuracy", "accuracy_global",
-    "accuracy_personal", "target_accuracy", "success", "selected", "exact_tokens", "floor_tokens",
-    "rouge1", "rouge2", "rougeL",
-    *(f"{side}_{part}" for side in ("oblivious", "adaptive", "selected", "learned")
-      for part in ("success", "lo", "hi", "tokens")),
+    "floor_success_rate", "share_ok", "share_exhausted", "share_failed", "share_inconclusive",
+    "floor_success", "accuracy", "accuracy_global", "accuracy_personal", "target_accuracy",
+    "success", "selected", "exact_tokens", "floor_tokens", "rouge1", "rouge2", "rougeL",
+    "oblivious_tokens", "selected_tokens", "learned_tokens",
+    *(f"{figure}{end}" for figure in ("recovered", "recovered_or_inconclusive", "oblivious")
+      for end in ("", "_lo", "_hi")),
+    *(f"{figure}_{end}" for figure in ("selected", "learned") for end in ("success", "lo", "hi")),
 ))  # fmt: skip
+# Figures of a row: the share, and what its interval's columns begin with.
+FIGURES = {"recovered": "recovered", "recovered_or_inconclusive": "recovered_or_inconclusive",
+           "oblivious": "oblivious", "selected_success": "selected",
+           "learned_success": "learned"}  # fmt: skip
+ROUNDING = 1e-6
 # What a card may leave out, and what it then says.
 _OPTIONAL: Mapping[str, Mapping[str, Any]] = {
     "defenses": {"cite": "", "url": "", "summary": "", "note": "", "personalised": False},
     "attacks": {"cite": "", "url": "", "summary": "", "note": "", "parameters": {},
-                "threat": "curious"},
+                "settings": {}, "threat": "curious"},
     "evidence": {"knowledge": "", "summary": ""},
     "metrics": {"title": "", "unit": "", "higher_is_better": None, "low": None, "high": None,
                 "summary": ""},
@@ -91,6 +97,12 @@ class Scenario:
         """What to call an interval: by its level, where the catalog gives one."""
         level = (self.catalog.get("scoring") or {}).get("confidence")
         return f"{100 * level:g}% interval" if level else "interval"
+
+    @property
+    def headline(self) -> tuple[str, int]:
+        """Checkpoint and attacked batch size at which entries are ranked."""
+        where = self.facts["headline"]
+        return str(where["checkpoint"]), int(where["batch_size"])
 
     @property
     def checkpoints(self) -> dict[str, int | None]:
@@ -149,9 +161,10 @@ def _scenario(folder: Path) -> Scenario:
     try:
         if not SAFE_NAME.fullmatch(folder.name):
             raise BoardError("not a scenario's name")
-        tables = {name: _table(folder, name) for name in TABLES}
+        # They carry the schema, which says more than a column that is missing.
         catalog = _catalog(folder)
         provenance = {"commit": "", "dirty": False, **_json(folder / "provenance.json")}
+        tables = {name: _table(folder, name) for name in TABLES}
         _agree(tables, catalog)
         found = Scenario(folder.name, folder, tables, catalog, provenance, ())
         return replace(found, strips=read_strips(folder, found.measure, catalog["defenses"]))
@@ -194,7 +207,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise BoardError(f"{path.name}: must hold an object")
     if content.get("schema") != SCHEMA:
         raise BoardError(
-            f"{path.name}: schema {content.get('schema')!r}, this board reads {SCHEMA}"
+            f"{path.name}: written in schema {content.get('schema')!r}, this board reads schema"
+            f" {SCHEMA}: score the scenario again"
         )
     return content
 
@@ -205,6 +219,9 @@ def _catalog(folder: Path) -> dict[str, Any]:
         if not isinstance(catalog.get(part), dict):
             raise BoardError(f"catalog.json: {part} is missing")
     catalog["scenario"] = {"description": "", **catalog["scenario"]}
+    headline = catalog["scenario"].get("headline")
+    if not isinstance(headline, dict) or set(headline) != {"checkpoint", "batch_size"}:
+        raise BoardError("catalog.json: scenario.headline must name a checkpoint and a batch_size")
     for part, optional in _OPTIONAL.items():
         for name, card in catalog[part].items():
             if not isinstance(card, dict):
@@ -233,12 +250,51 @@ def _agree(tables: Mapping[str, pd.DataFrame], catalog: Mapping[str, Any]) -> No
         odd = [name for name in ranking[column].unique() if not SAFE_NAME.fullmatch(name)]
         if odd:
             raise BoardError(f"ranking.csv: {odd[0]!r} is no name of a {column}")
+    _add_up(ranking, catalog["scenario"]["headline"])
     for name, table in tables.items():
         for column, part in (
             ("defense", "defenses"), ("attack", "attacks"),
-            ("adaptive_attack", "attacks"), ("learned_attack", "attacks"),
+            ("strongest_attack", "attacks"), ("learned_attack", "attacks"),
         ):  # fmt: skip
             if column in table.columns:
                 unknown = sorted(set(table[column]) - set(catalog[part]) - {""})
                 if unknown:
                     raise BoardError(f"{name}: {column} {unknown[0]!r} is not in catalog.json")
+
+
+def _add_up(ranking: pd.DataFrame, headline: Mapping[str, Any]) -> None:
+    """A row's shares must be what their names say; comparisons with an empty field are false."""
+    known = ranking["recovered"].notna()
+    parts = ranking["recovered"] + ranking["share_exhausted"] + ranking["share_inconclusive"]
+    leaked = ranking["recovered"] + ranking["share_inconclusive"]
+    gap = (ranking["recovered"] - ranking["oblivious"]).abs()
+    here = (ranking["checkpoint"] == headline["checkpoint"]) & (
+        ranking["batch_size"] == headline["batch_size"]
+    )
+    wrong = {
+        "recovered, share_exhausted and share_inconclusive do not add up to 1":
+            known & ~((parts - 1).abs() < ROUNDING),
+        "recovered_or_inconclusive is not recovered and share_inconclusive":
+            known & ~((ranking["recovered_or_inconclusive"] - leaked).abs() < ROUNDING),
+        "without a defense there is nothing to know, but oblivious and recovered differ":
+            (ranking["defense"] == "none") & (gap > ROUNDING),
+        "recovered is empty without a reason": ~known & (ranking["reason"] == ""),
+    }  # fmt: skip
+    for name, interval in FIGURES.items():
+        low, high = ranking[f"{interval}_lo"], ranking[f"{interval}_hi"]
+        outside = (ranking[name] < low - ROUNDING) | (ranking[name] > high + ROUNDING)
+        wrong[f"{name} lies outside its interval"] = outside
+    for name in ("rank2", "rank5"):
+        low, high = ranking[f"{name}_lo"], ranking[f"{name}_hi"]
+        wrong[f"{name} is no range of ranks"] = (
+            (low.isna() != high.isna()) | (low > high) | (low < 1)
+        )
+        wrong[f"{name} stands outside of the headline's checkpoint and batch size"] = (
+            low.notna() & ~here
+        )
+    for says, rows in wrong.items():
+        if rows.any():
+            row = ranking[rows].iloc[0]
+            raise BoardError(
+                f"ranking.csv: {says}: {row['defense']}, {row['point']}, {row['checkpoint']}"
+            )

@@ -49,6 +49,14 @@ def accuracy(value: Any) -> str:
     return MISSING if missing(value) else f"{100 * float(value):.1f}%"
 
 
+def points(value: Any) -> str:
+    """A difference of shares in percentage points with one decimal; a gain has a minus."""
+    if missing(value):
+        return MISSING
+    text = f"{100 * float(value):.1f}".replace("-", "−")
+    return "0.0" if text == "−0.0" else text
+
+
 def decibel(value: Any) -> str:
     """A PSNR in dB with one decimal."""
     return MISSING if missing(value) else f"{float(value):.1f}"

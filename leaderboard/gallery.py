@@ -16,6 +16,11 @@ from typing import Any
 
 from leaderboard.errors import BoardError, first_line
 
+LABELS = {
+    "truth": "truth",
+    "oblivious": "best oblivious attack",
+    "strongest": "strongest attack",
+}
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -26,6 +31,7 @@ class Row:
     label: str
     attack: str
     evidence: str
+    settings: str
     quality: tuple[float | None, ...]
     texts: tuple[str, ...] = ()
 
@@ -101,11 +107,14 @@ def _strip(
 
 
 def _row(row: Mapping[str, Any], measure: str) -> Row:
+    if row["label"] not in LABELS:
+        raise BoardError(f"gallery/index.json: label must be one of {', '.join(LABELS)}")
     quality = row.get(measure) or ()
     return Row(
-        label=str(row["label"]),
+        label=LABELS[row["label"]],
         attack=str(row.get("attack") or ""),
         evidence=str(row.get("evidence") or ""),
+        settings=str(row.get("settings") or ""),
         quality=tuple(None if value is None else float(value) for value in quality),
         texts=tuple(map(str, row.get("texts") or ())),
     )

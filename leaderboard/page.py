@@ -17,13 +17,14 @@ from leaderboard import columns as board_columns
 from leaderboard import display, plots, saturation
 from leaderboard.board import Scenario
 from leaderboard.columns import Column, Entry, Ranking
-from leaderboard.gallery import Strip
+from leaderboard.gallery import Row, Strip
 
 HERE = Path(__file__).parent
 TILE = 32  # CSS pixels that a tile of a strip is enlarged to, in whole steps
 # Columns of the tables that the page prints inside a neighbour's cell.
-_WITHIN = {"point": "defense", "interval": "adaptive_success", "floor_success": "adaptive_success",
-           "strongest": "adaptive_success", "flags": "verdict"}  # fmt: skip
+_WITHIN = {"rank5": "rank2", "point": "defense", "floor_success": "recovered",
+           "strongest": "recovered", "share_exhausted": "verdict",
+           "share_inconclusive": "verdict", "flags": "verdict"}  # fmt: skip
 
 
 def write_site(scenarios: Sequence[Scenario], tables: Path, folder: Path) -> None:
@@ -65,22 +66,21 @@ def render(scenarios: Sequence[Scenario]) -> str:
         defenses=defenses,
         attacks=_merged(scenarios, "attacks"),
         metrics=_metrics(scenarios),
-        readings=_readings(scenarios),
+        evidence=_evidence(scenarios),
         looks=look,
         flags=board_columns.FLAGS,
         verdicts=board_columns.VERDICTS,
         statuses=board_columns.STATUSES,
         knowledge=board_columns.KNOWLEDGE,
         threats=board_columns.THREATS,
+        settings=board_columns.SETTINGS,
+        proven=board_columns.PROVEN,
         verdict_word=board_columns.verdict,
     )
 
 
 def _view(scenario: Scenario, look: Mapping[str, plots.Look]) -> dict[str, Any]:
     rankings = board_columns.rankings(scenario)
-    every = board_columns.columns(scenario)
-    keys = {column.key for column in every}
-    shown = [column for column in every if _WITHIN.get(column.key) not in keys]
     order = scenario.entrants
     return {
         "name": scenario.name,
@@ -91,11 +91,11 @@ def _view(scenario: Scenario, look: Mapping[str, plots.Look]) -> dict[str, Any]:
         "measure": scenario.measure,
         "facts": scenario.facts,
         "summary": _summary(scenario),
-        "columns": shown,
-        "groups": _groups(shown),
         "rankings": [
             {
                 "ranking": ranking,
+                "columns": (shown := _shown(scenario, ranking)),
+                "groups": _groups(shown),
                 "control": _control(scenario, ranking),
                 "observed": _observed(scenario, ranking.checkpoint),
                 "gaps": _gaps(ranking),
@@ -133,16 +133,47 @@ def _merged(scenarios: Sequence[Scenario], part: str) -> dict[str, dict[str, Any
         order = scenario.entrants if part == "defenses" else scenario.catalog[part]
         for name in order:
             card = scenario.catalog[part][name]
-            entry = merged.setdefault(name, {**card, "settings": []})
+            entry = merged.setdefault(name, {**card, "where": [], "compared": []})
             points = {point: card["points"].get(point) for point in order[name]
                       } if card.get("points") else {}  # fmt: skip
             if points:
-                same = [titles for titles, known in entry["settings"] if known == points]
-                if same:
-                    same[0].append(scenario.title)
-                else:
-                    entry["settings"].append(([scenario.title], points))
+                _gather(entry["where"], scenario.title, points)
+            if part == "attacks" and card["settings"]:
+                _gather(entry["compared"], scenario.title, _compared(card["settings"]))
     return merged
+
+
+def _gather(known: list[tuple[list[str], Any]], title: str, what: Any) -> None:
+    """Add ``title`` to those that have ``what``, or both as a new entry."""
+    same = [titles for titles, other in known if other == what]
+    if same:
+        same[0].append(title)
+    else:
+        known.append(([title], what))
+
+
+def _compared(settings: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """An attack's parameters as (name, as published, as run here, whether they are the same)."""
+    published, board = (_flat(settings.get(name) or {}) for name in ("published", "board"))
+    pairs = (
+        (name, published.get(name, ""), board.get(name, ""))
+        for name in dict.fromkeys((*published, *board))
+    )
+    return [(name, one, other, one == other) for name, one, other in pairs]
+
+
+def _flat(parameters: Mapping[str, Any], within: str = "") -> dict[str, str]:
+    """Nested parameters as names and text: ``is`` names the kind of the part that it stands in."""
+    found: dict[str, str] = {}
+    for key, value in parameters.items():
+        if key == "name" and not within:  # the attack's own, which the card has for a title
+            continue
+        name = within if key == "is" else f"{within} {display.words(key)}".strip()
+        if isinstance(value, dict):
+            found |= _flat(value, name)
+        else:
+            found[name] = display.setting(value)
+    return found
 
 
 def _metrics(scenarios: Sequence[Scenario]) -> dict[str, Mapping[str, Any]]:
@@ -153,13 +184,13 @@ def _metrics(scenarios: Sequence[Scenario]) -> dict[str, Mapping[str, Any]]:
     return merged
 
 
-def _readings(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Per defense the evidence that its messages are read as."""
+def _evidence(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Per defense the evidence in its messages."""
     merged: dict[str, dict[str, Mapping[str, Any]]] = {}
     for scenario in scenarios:
         for key, about in scenario.catalog["evidence"].items():
-            defense, _, evidence = key.partition("/")
-            merged.setdefault(defense, {}).setdefault(evidence, about)
+            defense, _, name = key.partition("/")
+            merged.setdefault(defense, {}).setdefault(name, about)
     return merged
 
 
@@ -178,12 +209,21 @@ def _summary(scenario: Scenario) -> list[tuple[str, str]]:
         found.append(("Seeds", str(seeds)))
     if not display.missing(facts.get("tau")):
         found.append(("Recovered above", display.quality(facts["tau"], scenario.measure)))
+    if not display.missing(facts.get("chance")):
+        found.append(("Largest class", display.accuracy(facts["chance"])))
     return found
 
 
 def _seeds(scenario: Scenario) -> set[int]:
     """All seeds that the board asked for or holds."""
     return set(scenario.facts.get("seeds") or ()) | set(scenario.tables["cells.csv"]["seed"])
+
+
+def _shown(scenario: Scenario, ranking: Ranking) -> list[Column]:
+    """The columns that the page gives a place of their own."""
+    every = board_columns.columns(scenario, ranking)
+    keys = {column.key for column in every}
+    return [column for column in every if _WITHIN.get(column.key) not in keys]
 
 
 def _groups(shown: Sequence[Column]) -> list[tuple[str, int]]:
@@ -196,10 +236,13 @@ def _groups(shown: Sequence[Column]) -> list[tuple[str, int]]:
     return groups
 
 
-def _control(scenario: Scenario, ranking: Ranking) -> list[tuple[str, float, str]]:
-    """What each attack reaches without a defense here: (attack, success rate, median quality).
+def _control(
+    scenario: Scenario, ranking: Ranking
+) -> list[tuple[str, list[tuple[str, float, str]]]]:
+    """What each attack reaches without a defense here: by settings, (attack, share recovered,
+    median quality).
 
-    The best evidence of each attack counts; seeds are weighted by their number of images. Attacks
+    The best evidence of each attack counts; seeds are weighted by their number of examples. Attacks
     that fail even there say nothing about a defense.
     """
     cells = scenario.tables["cells.csv"]
@@ -207,18 +250,20 @@ def _control(scenario: Scenario, ranking: Ranking) -> list[tuple[str, float, str
                  & (cells["batch_size"] == ranking.batch_size) & cells["success_rate"].notna()
                  & (cells["n"] > 0)]  # fmt: skip
     quality = "psnr_median" if scenario.measure == "psnr" else "exact_tokens"
-    best: dict[str, tuple[float, float]] = {}
-    for (attack, _), rows in here.groupby(["attack", "evidence"], sort=True):
+    best: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in board_columns.SETTINGS}
+    for (settings, attack, _), rows in here.groupby(["settings", "attack", "evidence"], sort=True):
         weight = rows["n"] / rows["n"].sum()
         figures = (
             float((rows["success_rate"] * weight).sum()),
             float(rows[quality].median()),
         )
-        best[str(attack)] = max(best.get(str(attack), (-1.0, 0.0)), figures)
+        known = best[str(settings)]
+        known[str(attack)] = max(known.get(str(attack), (-1.0, 0.0)), figures)
     return [
-        (attack, success, display.quality(median, scenario.measure))
-        for attack, (success, median) in best.items()
-    ]
+        (settings, [(attack, success, display.quality(median, scenario.measure))
+                    for attack, (success, median) in known.items()])
+        for settings, known in best.items() if known
+    ]  # fmt: skip
 
 
 def _observed(scenario: Scenario, checkpoint: str) -> dict[str, float]:
@@ -231,21 +276,20 @@ def _observed(scenario: Scenario, checkpoint: str) -> dict[str, float]:
 def _gaps(ranking: Ranking) -> list[tuple[Entry, float]]:
     """Entries with what they lose to an attacker who knows them (share), the most first."""
     found = [
-        (entry, entry["adaptive_success"] - entry["oblivious_success"])
+        (entry, entry["recovered"] - entry["oblivious"])
         for entry in ranking.entries
-        if not display.missing(entry["adaptive_success"])
-        and not display.missing(entry["oblivious_success"])
+        if not display.missing(entry["recovered"]) and not display.missing(entry["oblivious"])
     ]
-    return sorted(found, key=lambda pair: (-pair[1], pair[0]["adaptive_success"]))
+    return sorted(found, key=lambda pair: (-pair[1], pair[0]["recovered"]))
 
 
 def _example(scenario: Scenario, rankings: Sequence[Ranking]) -> dict[str, Any] | None:
     """A ranked row to explain: the first that has a defense and leaks something."""
     entries = [
         (ranking, entry) for ranking in rankings for entry in ranking.entries
-        if entry.ranked and entry["defense"] != "none" and entry["adaptive_attack"]
+        if not display.missing(entry["rank2_hi"]) and entry["defense"] != "none"
     ]  # fmt: skip
-    telling = [pair for pair in entries if 0 < (pair[1]["adaptive_success"] or 0) < 1]
+    telling = [pair for pair in entries if 0 < pair[1]["recovered"] < 1]
     for ranking, entry in (*telling, *entries):
         return {"ranking": ranking, "entry": entry, "interval": scenario.interval,
                 "private": scenario.private}  # fmt: skip
@@ -257,7 +301,9 @@ def _strip(strip: Strip, scenario: Scenario) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [
         {
             "label": row.label,
-            "source": " · ".join(part for part in (row.attack, row.evidence) if part),
+            "source": " · ".join(
+                part for part in (row.attack, row.evidence, _settings(row)) if part
+            ),
             "quality": row.quality,
             "texts": row.texts,
         }
@@ -286,6 +332,10 @@ def _strip(strip: Strip, scenario: Scenario) -> dict[str, Any]:
     return shown
 
 
+def _settings(row: Row) -> str:
+    return "published settings" if row.settings == "published" else ""
+
+
 @dataclass(frozen=True)
 class CellColumn:
     """A column of the list of all cells; numbers are rendered, words stand as they are."""
@@ -302,16 +352,18 @@ _ALWAYS = frozenset({"success_rate", "reason"})
 _CELLS = (
     CellColumn("point", "Point"), CellColumn("checkpoint", "Checkpoint"),
     CellColumn("attack", "Attack"), CellColumn("threat", "Threat"),
-    CellColumn("evidence", "Evidence"), CellColumn("knowledge", "Knowledge"),
+    CellColumn("evidence", "Evidence"),
+    CellColumn("settings", "Settings"),
+    CellColumn("knowledge", "Knowledge"),
     CellColumn("seed", "Seed", display.plain), CellColumn("batch_size", "Batch", display.plain),
     CellColumn("labels", "Labels"), CellColumn("status", "Status"),
     CellColumn("verdict", "Verdict"), CellColumn("n", "n", display.plain),
-    CellColumn("success_rate", "Success", display.share),
+    CellColumn("success_rate", "Recovered", display.share),
     CellColumn("psnr_median", "PSNR dB", display.decibel),
-    CellColumn("floor_psnr", "Floor dB", display.decibel),
+    CellColumn("floor_psnr", "Baseline dB", display.decibel),
     CellColumn("ssim_mean", "SSIM", partial(display.plain, digits=2)),
     CellColumn("exact_tokens", "Right words", display.share),
-    CellColumn("floor_tokens", "Floor", display.share),
+    CellColumn("floor_tokens", "Baseline", display.share),
     CellColumn("rouge1", "ROUGE-1", partial(display.plain, digits=2)),
     CellColumn("rouge2", "ROUGE-2", partial(display.plain, digits=2)),
     CellColumn("rougeL", "ROUGE-L", partial(display.plain, digits=2)),
@@ -326,15 +378,14 @@ _CELLS = (
 
 
 def _cell_columns(scenario: Scenario) -> list[CellColumn]:
-    """The columns that hold something; the threat only where it differs from cell to cell."""
+    """The columns that hold something; threat and settings where they differ between cells."""
     cells = scenario.tables["cells.csv"]
     told = {
         column.key
         for column in _CELLS
         if column.key in _ALWAYS or not all(map(display.missing, cells[column.key]))
     }
-    if cells["threat"].nunique() < 2:
-        told.discard("threat")
+    told -= {name for name in ("threat", "settings") if cells[name].nunique() < 2}
     return [column for column in _CELLS if column.key in told]
 
 
@@ -347,16 +398,19 @@ def _coverage(scenario: Scenario) -> dict[str, Any]:
     cells = scenario.tables["cells.csv"]
     seeds = len(_seeds(scenario))
     heads = [
-        (checkpoint, attack)
+        (checkpoint, *head)
         for checkpoint in scenario.checkpoints
-        for attack in sorted(cells.loc[cells["checkpoint"] == checkpoint, "attack"].unique())
-    ]
-    counts: dict[tuple[str, str, str, str], dict[str, int]] = {}
-    key = ["defense", "point", "checkpoint", "attack"]
+        for head in sorted(
+            set(cells.loc[cells["checkpoint"] == checkpoint, ["attack", "settings"]]
+                .itertuples(index=False, name=None))
+        )
+    ]  # fmt: skip
+    counts: dict[tuple[str, ...], dict[str, int]] = {}
+    key = ["defense", "point", "checkpoint", "attack", "settings"]
     for names, rows in cells.groupby(key, sort=False):
         count = rows["status"].value_counts().to_dict()
-        readings = rows.groupby(["evidence", "batch_size"])["seed"].nunique()
-        absent = int((seeds - readings).sum())
+        found = rows.groupby(["evidence", "batch_size"])["seed"].nunique()
+        absent = int((seeds - found).sum())
         counts[names] = {**count, **({"absent": absent} if absent else {})}
     entries = [
         (name, scenario.defense(name)["title"], point)

@@ -73,8 +73,8 @@ class Panel:
 
 
 PANELS = (
-    Panel("accuracy_global", "Global test accuracy", "down and right is better"),
-    Panel("accuracy_personal", "Personalised test accuracy", "down and right is better"),
+    Panel("accuracy_global", "Accuracy of the shared model", "down and right is better"),
+    Panel("accuracy_personal", "Accuracy of the clients' models", "down and right is better"),
     Panel("uplink_bytes", "Upload per client and round", "down and left is better", True),
 )
 
@@ -96,14 +96,14 @@ def trade_off(
         order: per defense its operating points in the order in which the curve joins them.
 
     Returns:
-        An ``<svg>`` element, or an empty string where no entry has both numbers.
+        An ``<svg>`` element, or an empty string where no defense has both numbers.
     """
     entries = [
         entry
         for entry in ranking.entries
-        if not (display.missing(entry[panel.field]) or display.missing(entry["adaptive_success"]))
+        if not (display.missing(entry[panel.field]) or display.missing(entry["recovered"]))
     ]
-    if not entries:
+    if all(entry["defense"] == "none" for entry in entries):
         return ""
     tooltips: dict[str, str] = {}
     with matplotlib.rc_context(_STYLE):
@@ -113,7 +113,7 @@ def trade_off(
         axes.patch.set_alpha(0)
         axes.grid(True)
         axes.set_axisbelow(True)
-        _floor(axes, entries)
+        _baseline(axes, entries)
         for name, points in order.items():
             curve = sorted((entry for entry in entries if entry["defense"] == name),
                            key=lambda entry: points.index(entry["point"])
@@ -123,21 +123,21 @@ def trade_off(
         _axes(axes, panel, entries)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    title = f"Adaptive success rate against {panel.title.lower()}, checkpoint {ranking.checkpoint}"
+    title = f"Recovered against {panel.title.lower()}, checkpoint {ranking.checkpoint}"
     numbers = "; ".join(_tooltip(entry, panel) for entry in entries)
     slug = f"{ranking.slug}-{panel.field}"
     return _inline(text.getvalue(), slug, title, f"{panel.better}. {numbers}.", tooltips)
 
 
-def _floor(axes: Any, entries: Sequence[Entry]) -> None:
+def _baseline(axes: Any, entries: Sequence[Entry]) -> None:
     floors = [entry["floor_success"] for entry in entries
               if not display.missing(entry["floor_success"])]  # fmt: skip
     if floors:
         height = 100 * max(floors)
         axes.axhline(height, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.annotate("floor", (1, height), (-2, 2), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", ha="right", va="bottom", color=_MUTED,
-                      fontsize=7.5)  # fmt: skip
+        axes.annotate("highest no-attack baseline", (1, height), (-2, 2),
+                      xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+                      va="bottom", color=_MUTED, fontsize=7.5)  # fmt: skip
 
 
 def _curve(
@@ -145,12 +145,16 @@ def _curve(
 ) -> None:
     colour = f"#0400{look.colour:02x}"
     xs = [entry[panel.field] * (1 if panel.logarithmic else 100) for entry in curve]
-    ys = [100 * entry["adaptive_success"] for entry in curve]
+    ys = [100 * entry["recovered"] for entry in curve]
     axes.plot(xs, ys, color=colour, linewidth=1.2, alpha=0.55, zorder=2)
     for entry, x, y in zip(curve, xs, ys, strict=True):
-        if not display.missing(entry["adaptive_lo"]) and not display.missing(entry["adaptive_hi"]):
-            axes.plot([x, x], [100 * entry["adaptive_lo"], 100 * entry["adaptive_hi"]],
+        if not display.missing(entry["recovered_lo"]):
+            axes.plot([x, x], [100 * entry["recovered_lo"], 100 * entry["recovered_hi"]],
                       color=colour, linewidth=1, alpha=0.45, zorder=2)  # fmt: skip
+        upper = 100 * entry["recovered_or_inconclusive"]
+        if upper > y:
+            axes.plot([x, x], [y, upper], color=colour, linewidth=3.2, alpha=0.7, zorder=2,
+                      linestyle=(0, (0.5, 0.5)))  # fmt: skip
         (mark,) = axes.plot(
             [x], [y], marker=look.marker, color=colour, markersize=6.5, markeredgewidth=0,
             linestyle="none", zorder=3, clip_on=False,
@@ -163,10 +167,11 @@ def _curve(
 def _tooltip(entry: Entry, panel: Panel) -> str:
     value = entry[panel.field]
     cost = display.bytes_(value) if panel.logarithmic else display.accuracy(value)
-    interval = display.interval(entry["adaptive_lo"], entry["adaptive_hi"])
+    interval = display.interval(entry["recovered_lo"], entry["recovered_hi"])
     return (
-        f"{entry.title}, {entry['point']}: success {display.share(entry['adaptive_success'])}"
-        f" ({interval}), {panel.title.lower()} {cost}"
+        f"{entry.title}, {entry['point']}: recovered {display.share(entry['recovered'])}"
+        f" ({interval}), recovered or inconclusive"
+        f" {display.share(entry['recovered_or_inconclusive'])}, {panel.title.lower()} {cost}"
     )
 
 
@@ -174,7 +179,7 @@ def _axes(axes: Any, panel: Panel, entries: Sequence[Entry]) -> None:
     axes.set_ylim(-4, 104)
     axes.yaxis.set_major_locator(ticker.FixedLocator([0, 25, 50, 75, 100]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    axes.set_ylabel("Adaptive success")
+    axes.set_ylabel("Recovered")
     axes.set_xlabel(panel.title)
     axes.tick_params(length=0)
     values = [entry[panel.field] for entry in entries]

@@ -78,9 +78,9 @@ def _accented(character: str) -> bool:
 
 def latex(scenario: Scenario) -> str:
     """One booktabs table per checkpoint and attacked batch size."""
-    shown = printed(scenario)
     parts = []
     for ranking in rankings(scenario):
+        shown = printed(scenario, ranking)
         body = [_latex_row(shown, entry) for entry in ranking.entries]
         cut = ranking.ranked
         if 0 < cut < len(body):
@@ -100,9 +100,9 @@ def latex(scenario: Scenario) -> str:
 
 def markdown(scenario: Scenario) -> str:
     """The same tables as GitHub-flavoured Markdown, with the flags explained below."""
-    shown = printed(scenario)
     lines = [f"# {_pipe(scenario.title)}", ""]
     for ranking in rankings(scenario):
+        shown = printed(scenario, ranking)
         lines += [f"## {_pipe(_where(ranking))}", "", _pipe(_caption(scenario, ranking)), ""]
         lines.append("| " + " | ".join(_pipe(_head(column)) for column in shown) + " |")
         lines.append("|" + "|".join("--:" if column.exact else ":--" for column in shown) + "|")
@@ -115,9 +115,9 @@ def markdown(scenario: Scenario) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def printed(scenario: Scenario) -> list[Column]:
+def printed(scenario: Scenario, ranking: Ranking) -> list[Column]:
     """The columns that a printed table has room for; the CSV has them all."""
-    return [column for column in columns(scenario) if column.paper]
+    return [column for column in columns(scenario, ranking) if column.paper]
 
 
 def _latex_row(shown: Sequence[Column], entry: Entry) -> str:
@@ -157,16 +157,26 @@ def _caption(scenario: Scenario, ranking: Ranking) -> str:
     server = " The server is malicious: it sent crafted weights." if scenario.malicious else ""
     learned = ""
     if any(not display.missing(entry["learned_success"]) for entry in ranking.entries):
-        learned = " Learned attacks had auxiliary data and count in no other column."
+        learned = " Attacks that use extra data count in no other column."
     common = ", ".join(display.words(flag) for flag in ranking.common_flags)
+    if not ranking.headline:
+        ranks = " Intervals only, no ranks."
+    elif ranking.unranked:
+        ranks = f" Nobody is ranked: {ranking.unranked}."
+    else:
+        ranks = (
+            " Ranks are those possible within 2 and within 5 points of accuracy lost, 1 leaks"
+            " least; they hold for these trained models, another training may move them."
+        )
     return (
-        f"{scenario.title} ({kind}), checkpoint {_where(ranking)}.{server} Rank 1 leaks least;"
-        " entrants that cannot be told apart share ranks. Adaptive success is the share of private"
-        f" {scenario.private} recovered by the strongest attack that knows the defense, chosen on"
-        f" other victims than it is scored on, with its {scenario.interval}; selected is what an"
-        " attacker would believe without knowing the truth; the floor needs no message."
-        f"{learned} Global and personalised accuracy are not comparable."
-        f"{f' All rows: {common}.' if common else ''} LeakBoard, commit {commit}{dirty}."
+        f"{scenario.title} ({kind}), checkpoint {_where(ranking)}.{server}{ranks} Recovered: the"
+        f" share of private {scenario.private} that any attack recovered, with its"
+        f" {scenario.interval}; inconclusive: not recovered, and the audit does not credit the"
+        " defense; exhausted: credited to it; baseline: recovered without the message; own pick:"
+        " the one guess per example that an attacker would choose."
+        f"{learned} Accuracy is lost against the control of the same kind; the two kinds are not"
+        f" comparable.{f' All rows: {common}.' if common else ''}"
+        f" LeakBoard, commit {commit}{dirty}."
     )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.image import imsave
+from scipy.stats import binomtest
 
 from benchmark.records import TABLES, write_json, write_table
 
@@ -52,12 +54,25 @@ ATTACKS = {
         "url": "https://arxiv.org/abs/2003.14053",
         "summary": "Cosine distance and total variation.",
         "parameters": {"iterations": 200},
+        "settings": {
+            "board": {
+                "name": "ig",
+                "iterations": 200,
+                "optimiser": {"is": "SignedAdam", "lr": 0.2},
+            },
+            "published": {
+                "name": "ig",
+                "iterations": 4800,
+                "optimiser": {"is": "SignedAdam", "lr": 0.1},
+            },
+        },
     },
     "dlg": {
         "title": "Deep leakage from gradients",
         "cite": "Zhu et al., NeurIPS 2019",
         "url": "",
         "summary": "L-BFGS on the squared distance.",
+        "settings": {"board": {"iterations": 80}, "published": {"iterations": 80}},
     },
     "lti": {
         "title": "Learning to invert",
@@ -110,6 +125,10 @@ METRICS = {
     },
 }
 SEEDS, VICTIMS = (0, 1, 2), 8
+MESSAGES = len(SEEDS) * VICTIMS
+# Messages recovered of MESSAGES, and those that are inconclusive; others follow from strength.
+LEAKS = {("hyperfl", "h32"): (0, 0), ("dgp", "harsh"): (10, 6), ("fedrep", "default"): (1, 3)}
+NO_ADAPTIVE = ("ppp", "noised")
 BUDGETS = (1, 3, 10)
 
 
@@ -134,6 +153,7 @@ def write_results(
     """
     folder = root / name
     checkpoints = checkpoints or {"init": 0, "early": 50}
+    headline = max(checkpoints, key=lambda each: checkpoints[each])
     defenses = defenses or DEFENSES
     tables: Tables = {table: [] for table in TABLES}
     for index, (defense, card) in enumerate(defenses.items()):
@@ -144,8 +164,10 @@ def write_results(
                 "scenario": name,
                 "defense": defense,
                 "point": point,
-                "accuracy_global": None if private else 0.9512345 - 0.21 * strength,
-                "accuracy_personal": 0.9712345 - 0.1 * strength if private else None,
+                "accuracy_global": None if private else 0.9512345 - 0.11 * strength,
+                "accuracy_personal": 0.9712345 - 0.06 * strength
+                if private or defense == "none"
+                else None,
                 "epsilon": 8.3214567 / (1 + step) if defense == "dp" else math.inf,
                 "uplink_bytes": 56234.0 * (1 - 0.8 * strength) * (40 if private else 1),
                 "downlink_bytes": 56234.0,
@@ -165,16 +187,21 @@ def write_results(
                     }
                 )
             for checkpoint, at in checkpoints.items():
-                adaptive = round(24 * max(0.0, 1 - strength * (1.1 if at else 0.9))) / 24
-                oblivious = round(24 * adaptive * (1.0 if defense in ("none", "dp") else 0.3)) / 24
-                _cells(tables, name, defense, point, checkpoint, at, adaptive, oblivious)
-                _ranking(tables, training, checkpoint, adaptive, oblivious, defense, point)
+                recovered, inconclusive = LEAKS.get(
+                    (defense, point),
+                    (round(MESSAGES * max(0.0, 1 - strength * (1.1 if at else 0.9))), 0),
+                )
+                if at == 0 and defense == "hyperfl":
+                    inconclusive = 2
+                oblivious = recovered if defense in ("none", "dp") else recovered // 3
+                leaks = Leaks(recovered, inconclusive, oblivious, defense, point, checkpoint)
+                _cells(tables, name, leaks, at)
+                _ranking(tables, training, leaks)
                 if learned and defense != "dp":
-                    _learned(tables, tables["ranking.csv"][-1], 0.6 * adaptive)
+                    _learned(tables, tables["ranking.csv"][-1], recovered // 2)
                 if defense != "fedrep":
                     _saturation(tables, tables["ranking.csv"][-1])
-    for checkpoint in checkpoints:
-        _rank([row for row in tables["ranking.csv"] if row["checkpoint"] == checkpoint])
+    _rank([row for row in tables["ranking.csv"] if row["checkpoint"] == headline], headline)
     if text:
         _reads_words(tables)
     if malicious:
@@ -184,7 +211,7 @@ def write_results(
     write_json(
         folder / "catalog.json",
         {
-            "schema": 1,
+            "schema": 2,
             "scenario": {
                 "name": name,
                 "title": title or f"Synthetic {name}",
@@ -202,6 +229,8 @@ def write_results(
                 "tau": 0.9 if text else 20.0,
                 "side": {"labels": True},
                 "checkpoints": checkpoints,
+                "headline": {"checkpoint": headline, "batch_size": 1},
+                "chance": 0.107,
             },
             "defenses": {
                 key: {
@@ -220,18 +249,18 @@ def write_results(
                 if learned or card.get("threat") != "auxiliary"
             },
             "evidence": {
-                f"{key}/{evidence}": {"knowledge": knowledge, "summary": f"Reads it as {evidence}."}
+                f"{key}/{evidence}": {"knowledge": knowledge, "summary": f"Takes it as {evidence}."}
                 for key in defenses
                 for evidence, knowledge in (("oblivious", "oblivious"), ("sent", "adaptive"))
             },
-            "scoring": {"confidence": 0.95, "folds": 5},
+            "scoring": {"confidence": 0.95},
             "metrics": METRICS,
         },
     )
     write_json(
         folder / "provenance.json",
         {
-            "schema": 1,
+            "schema": 2,
             "commit": "0123456789abcdef",
             "dirty": False,
             "created": "2026-01-01T00:00:00Z",
@@ -250,16 +279,40 @@ def write_results(
     return folder
 
 
-def _cells(
-    tables: Tables,
-    name: str,
-    defense: str,
-    point: str,
-    checkpoint: str,
-    at: int,
-    adaptive: float,
-    oblivious: float,
-) -> None:
+@dataclass(frozen=True)
+class Leaks:
+    """Where, and how many messages of MESSAGES."""
+
+    recovered: int
+    inconclusive: int
+    oblivious: int
+    defense: str
+    point: str
+    checkpoint: str
+
+
+def interval(count: float) -> tuple[float, float]:
+    """Clopper-Pearson at 95% for ``count`` of MESSAGES, by SciPy."""
+    found = binomtest(int(count), MESSAGES).proportion_ci(0.95, method="exact")
+    return float(found.low), float(found.high)
+
+
+def estimate(name: str, count: int | None, share: str = "") -> dict[str, Any]:
+    """A figure of a row: its share of MESSAGES and its interval; None is no figure."""
+    low, high = (None, None) if count is None else interval(count)
+    whole = None if count is None else count / MESSAGES
+    return {share or name: whole, f"{name}_lo": low, f"{name}_hi": high}
+
+
+def _cells(tables: Tables, name: str, leaks: Leaks, at: int) -> None:
+    defense, point, checkpoint = leaks.defense, leaks.point, leaks.checkpoint
+    adaptive, oblivious = leaks.recovered / MESSAGES, leaks.oblivious / MESSAGES
+    told = "oblivious" if defense == "none" else "adaptive"
+    plans = [("board", "oblivious", "oblivious", oblivious), ("board", "sent", told, adaptive)]
+    if defense == "none":
+        plans.append(("published", "oblivious", "oblivious", 1.0))
+    if (defense, point) == NO_ADAPTIVE:
+        del plans[1]
     for seed in SEEDS:
         tables["checkpoints.csv"].append(
             {
@@ -275,10 +328,7 @@ def _cells(
             }
         )
         for attack in ("ig", "dlg") if at == 0 else ("ig",):
-            for evidence, knowledge, success in (
-                ("oblivious", "oblivious", oblivious),
-                ("sent", "adaptive", adaptive),
-            ):
+            for settings, evidence, knowledge, success in plans:
                 status, reason = "ok", ""
                 if defense == "fedrep" and attack == "dlg":
                     status, reason = "unsupported", "needs a gradient of every layer"
@@ -294,6 +344,7 @@ def _cells(
                         "checkpoint": checkpoint,
                         "attack": attack,
                         "evidence": evidence,
+                        "settings": settings,
                         "knowledge": knowledge,
                         "seed": seed,
                         "labels": "given",
@@ -346,74 +397,82 @@ def _cells(
                 tables["cells.csv"].append(row)
 
 
-def _ranking(
-    tables: Tables,
-    training: dict[str, Any],
-    checkpoint: str,
-    adaptive: float,
-    oblivious: float,
-    defense: str,
-    point: str,
-) -> None:
+def _ranking(tables: Tables, training: dict[str, Any], leaks: Leaks) -> None:
+    defense, point = leaks.defense, leaks.point
     flags = ["probe"]
     if defense == "fedrep":
         flags.append("missing-cells")
     if defense == "dp":
         flags += ["generic-only", "randomised"]
-    if _rises(defense, point, adaptive):
+    if _rises(defense, point):
         flags.append("budget-hit")
+    if leaks.inconclusive > 0.1 * MESSAGES:
+        flags.append("inconclusive")
+    known = (defense, point) != NO_ADAPTIVE
+    if not known:
+        flags.append("no-adaptive")
+    recovered, inconclusive = (leaks.recovered, leaks.inconclusive) if known else (None, None)
+    kind = "accuracy_personal" if training["accuracy_global"] is None else "accuracy_global"
+    control = next(run for run in tables["training.csv"] if run["defense"] == "none")
+    kept = {name: value for name, value in training.items() if name in TABLES["ranking.csv"]}
+    shares = {"share_exhausted": None, "share_inconclusive": None, "verdict": ""}
+    if recovered is not None:
+        lost = MESSAGES - recovered - inconclusive
+        shares = {
+            "share_exhausted": lost / MESSAGES,
+            "share_inconclusive": inconclusive / MESSAGES,
+            "verdict": "inconclusive"
+            if "inconclusive" in flags
+            else "evidence-exhausted"
+            if lost > 0.1 * MESSAGES
+            else "ok",
+        }
+    both = None if recovered is None else recovered + inconclusive
+    pick = leaks.recovered // 2
     tables["ranking.csv"].append(
         {
             **dict.fromkeys(TABLES["ranking.csv"]),
-            **training,
-            "checkpoint": checkpoint,
+            **kept,
+            **estimate("recovered", recovered),
+            **estimate("recovered_or_inconclusive", both),
+            **estimate("oblivious", leaks.oblivious),
+            **estimate("selected", pick, "selected_success"),
+            **shares,
+            "checkpoint": leaks.checkpoint,
             "batch_size": 1,
-            "n": 24,
-            "oblivious_success": oblivious,
-            "oblivious_lo": max(0, oblivious - 0.15),
-            "oblivious_hi": min(1, oblivious + 0.15),
-            "adaptive_success": adaptive,
-            "adaptive_lo": max(0, adaptive - 0.15),
-            "adaptive_hi": min(1, adaptive + 0.15),
-            "adaptive_attack": "ig",
-            "adaptive_evidence": "sent",
-            "adaptive_psnr_median": 11 + 43.21 * adaptive,
-            "oblivious_psnr_median": 11 + 43.21 * oblivious,
-            "selected_success": 0.9 * adaptive,
-            "selected_lo": max(0, 0.9 * adaptive - 0.15),
-            "selected_hi": min(1, 0.9 * adaptive + 0.15),
-            "selected_psnr_median": 10 + 43.21 * adaptive,
-            "highest_success": min(1, adaptive + 1 / 12),
-            "highest_floor_success": 1 / 12,
-            "floor_success": 1 / 24,
+            "n": MESSAGES,
+            "n_victims": MESSAGES,
+            "psnr_median": None if recovered is None else 11 + 43.21 * recovered / MESSAGES,
+            "oblivious_psnr_median": 11 + 43.21 * leaks.oblivious / MESSAGES,
+            "selected_psnr_median": 10 + 43.21 * pick / MESSAGES,
+            "strongest_attack": "ig" if known else "",
+            "strongest_evidence": "sent" if known else "",
+            "learned_attack": "",
+            "learned_evidence": "",
+            "floor_success": 1 / MESSAGES,
             "floor_psnr": 12.34,
-            "share_failed": 0.0,
-            "share_exhausted": 1 - adaptive,
-            "share_uncredited": 0.0,
-            "verdict": "ok" if adaptive > 0.5 else "evidence-exhausted",
             "flags": ";".join(flags),
-            "rank_lo": None,
-            "rank_hi": None,
+            "reason": "" if known else "no attack ran on evidence that knows the defense",
+            "accuracy_lost": control[kind] - training[kind],
             "status": "ok",
         }
     )
 
 
-def _rises(defense: str, point: str, adaptive: float) -> bool:
-    """Whether ten times the budget finds another victim than three times."""
-    return (defense, point) == ("dgp", "harsh") and adaptive < 1
+def _rises(defense: str, point: str) -> bool:
+    """Whether ten times the budget finds another victim than the board's."""
+    return (defense, point) == ("dgp", "harsh")
 
 
-def _learned(tables: Tables, row: dict[str, Any], success: float) -> None:
+def _learned(tables: Tables, row: dict[str, Any], count: int) -> None:
     """What the attack that learned from auxiliary data reached, in cells and in the ranking."""
+    success = count / MESSAGES
     row.update(
         {
-            "learned_success": success,
-            "learned_lo": max(0, success - 0.2),
-            "learned_hi": min(1, success + 0.2),
+            **estimate("learned", count, "learned_success"),
             "learned_psnr_median": 9 + 40 * success,
             "learned_attack": "lti",
-            "learned_evidence": "sent",
+            "learned_evidence": "oblivious",
         }
     )
     same = ("defense", "point", "checkpoint")
@@ -421,14 +480,15 @@ def _learned(tables: Tables, row: dict[str, Any], success: float) -> None:
         {**cell, "attack": "lti", "threat": "auxiliary", "success_rate": success}
         for cell in tables["cells.csv"]
         if cell["attack"] == "ig"
-        and cell["evidence"] == "sent"
+        and cell["evidence"] == "oblivious"
+        and cell["settings"] == "board"
         and all(cell[name] == row[name] for name in same)
     ]
 
 
 def _saturation(tables: Tables, row: dict[str, Any]) -> None:
     """A few victims of the first seed at every budget."""
-    share = round(4 * row["adaptive_success"]) / 4
+    share = round(4 * (row["recovered"] or 0)) / 4
     for step, budget in enumerate(BUDGETS):
         gain = 0.25 * (step == 2 and "budget-hit" in row["flags"])
         success = min(1.0, share + gain)
@@ -450,15 +510,11 @@ def _saturation(tables: Tables, row: dict[str, Any]) -> None:
 
 
 def _crafts(tables: Tables) -> None:
-    """Attacks of a malicious server, none of which supposes that there is no defense."""
-    tables["cells.csv"] = [
-        {**row, "threat": "malicious"}
-        for row in tables["cells.csv"]
-        if row["knowledge"] != "oblivious"
-    ]
-    for row in tables["ranking.csv"]:
-        for part in ("success", "lo", "hi", "psnr_median"):
-            row[f"oblivious_{part}"] = None
+    """A malicious server's closed forms, which minimise nothing."""
+    words = {"evidence-exhausted": "missed", "optimiser-failed": "not-applicable"}
+    for row in tables["cells.csv"]:
+        row["threat"] = "malicious"
+        row["verdict"] = words.get(row["verdict"], row["verdict"])
 
 
 def _reads_words(tables: Tables) -> None:
@@ -467,23 +523,45 @@ def _reads_words(tables: Tables) -> None:
                 "mse_mean", "floor_psnr"}  # fmt: skip
     for rows in tables.values():
         for row in rows:
-            for side in ("oblivious", "adaptive", "selected", "learned"):
+            for side, share in (
+                ("oblivious", "oblivious"), ("selected", "selected_success"),
+                ("learned", "learned_success"),
+            ):  # fmt: skip
                 if f"{side}_psnr_median" in row:
                     row[f"{side}_psnr_median"] = None
-                    row[f"{side}_tokens"] = row[f"{side}_success"]
+                    row[f"{side}_tokens"] = row[share]
+            if "recovered" in row:
+                row["exact_tokens"] = row["recovered"]
             row.update({name: None for name in pictures & row.keys()})
             if row.get("success_rate") is not None and "exact_tokens" in row:
                 row.update({"exact_tokens": row["success_rate"], "rouge1": 0.5, "rouge2": 0.25,
                             "rougeL": 0.4, "floor_tokens": 0.125})  # fmt: skip
 
 
-def _rank(rows: list[dict[str, Any]]) -> None:
-    """Ranks with ties: what differs by less than 0.1 shares an interval; fedrep stays unranked."""
-    ranked = [row for row in rows if row["defense"] != "fedrep"]
-    for row in ranked:
-        below = sum(other["adaptive_success"] < row["adaptive_success"] - 0.1 for other in ranked)
-        above = sum(other["adaptive_success"] > row["adaptive_success"] + 0.1 for other in ranked)
-        row["rank_lo"], row["rank_hi"] = below + 1, len(ranked) - above
+def _rank(rows: list[dict[str, Any]], headline: str) -> None:
+    """Ranks within both classes: intervals of messages that do not touch tell two rows apart."""
+    for points in (2, 5):
+        entries: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            held = entries.get(row["defense"])
+            fits = row["accuracy_lost"] <= points / 100 and row["recovered"] is not None
+            whole = "missing-cells" not in row["flags"]
+            if fits and whole and (held is None or held["accuracy_lost"] <= row["accuracy_lost"]):
+                entries[row["defense"]] = row
+        for row in entries.values():
+            better = [other for other in entries.values()
+                      if other["recovered_or_inconclusive_hi"] < row["recovered_lo"]]  # fmt: skip
+            worse = [other for other in entries.values()
+                     if other["recovered_lo"] > row["recovered_or_inconclusive_hi"]]  # fmt: skip
+            row[f"rank{points}_lo"] = len(better) + 1
+            row[f"rank{points}_hi"] = len(entries) - len(worse)
+    for row in rows:
+        if row["rank2_hi"] is None and row["rank5_hi"] is None and not row["reason"]:
+            row["reason"] = (
+                "cells are missing"
+                if "missing-cells" in row["flags"]
+                else "another point stands for its defense"
+            )
 
 
 def _gallery(
@@ -531,6 +609,7 @@ def _gallery(
                                 "label": "oblivious",
                                 "attack": "ig",
                                 "evidence": "oblivious",
+                                "settings": "published" if defense == "none" else "board",
                                 "psnr": [float(value) for value in draw.uniform(8, 15, count)],
                             },
                             {
@@ -560,7 +639,7 @@ def _sentences(
             "rows": [
                 {"label": "truth", "attack": "", "evidence": "", "exact_tokens": [],
                  "texts": truth},
-                {"label": "adaptive", "attack": "ig", "evidence": "sent",
+                {"label": "strongest", "attack": "ig", "evidence": "sent",
                  "exact_tokens": [0.95, 0.4, 0.0, 1.0], "texts": guess},
             ],
         }
