@@ -41,11 +41,11 @@ def window(transcript: Transcript) -> Evidence | None:
 
 
 @reads("pruning")
-def rows(transcript: Transcript) -> Evidence | None:
+def sent_rows(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's gradient by its inputs, weighed likewise."""
     term = weighed(transcript)
     if term is None:
-        return linear.rows(transcript)
+        return linear.sent_rows(transcript)
     return linear.explain_rows(transcript, term, noisy=True)
 
 
