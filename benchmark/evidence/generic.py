@@ -138,11 +138,11 @@ class _Rehearsal(Function):
         return (None,) * len(ctx.needs_input_grad)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         rows = [
             _Rehearsal.apply(
                 *(
-                    arg if dim is None else arg.select(dim, k)
+                    arg.select(dim, k) if isinstance(dim, int) else arg
                     for arg, dim in zip(args, in_dims, strict=True)
                 )
             )
@@ -398,7 +398,9 @@ def withholds(transcript: Transcript) -> bool:
         return False
     if defense.zeros is not None:
         return defense.zeros == "withheld"
-    return acts_inside(defense) or not unbiased(defense, transcript.message)
+    if not unbiased(defense, transcript.message):
+        return True
+    return acts_inside(defense) and bool(probed(transcript)[1])
 
 
 def unbiased(defense: Defense, like: Update) -> bool:

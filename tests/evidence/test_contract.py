@@ -151,7 +151,7 @@ def test_readings_are_known_by_name_and_knowledge(name: str) -> None:
         evidence = entry.build(victim.transcript)
         if evidence is not None:
             assert (evidence.name, evidence.knowledge) == (entry.name, entry.knowledge)
-    assert [e.name for e in entries if e.knowledge == "oblivious"] == ["oblivious"]
+    assert [e.name for e in entries if e.knowledge == "oblivious"] == ["oblivious", "body", "rows"]
 
 
 def test_every_own_reading_applies_somewhere() -> None:
@@ -164,9 +164,9 @@ def test_every_own_reading_applies_somewhere() -> None:
         found[name] |= set(readable([tiny.remembered(tiny.setting_of(name))[0].transcript]))
     for name in names():
         assert {e.name for e in readings(name) if e.defense == name} <= found[name]
-    assert found["none"] == {"oblivious", "rows"}
-    assert {"sent", "threshold", "resimulated"} <= found["pruning"]
-    assert {"sent", "band", "resimulated"} <= found["dgp"]
+    assert found["none"] == {"oblivious", "rows", "body"}
+    assert {"sent", "sent-rows", "threshold", "resimulated"} <= found["pruning"]
+    assert {"sent", "sent-rows", "band", "resimulated"} <= found["dgp"]
     assert {"ignore", "features", "joint", "joint-noise"} <= found["precode"] & found["ppp"]
 
 
@@ -214,7 +214,7 @@ def test_two_readings_of_a_defense_cannot_have_one_name() -> None:
     with pytest.raises(ValueError, match="two readings of dgp are called band"):
         reads("dgp")(type(sent)(sent.__code__, {}, "band"))
     assert {e.build.__module__ for e in readings("dgp")} <= {
-        "benchmark.evidence.generic", "benchmark.evidence.dgp",
+        "benchmark.evidence.generic", "benchmark.evidence.linear", "benchmark.evidence.dgp",
     }  # fmt: skip
 
 
@@ -268,7 +268,8 @@ def test_a_new_defense_gets_the_generic_readings_for_free(newcomer: Defense, fac
     assert Setting.from_json(setting.to_json()) == setting
     victims: list[Victim] = tiny.observe(setting, 2)
     found = readable([victim.transcript for victim in victims])
-    at_once = {"rows"} if setting.local_steps == 1 else set()
+    at_once = {"rows", "sent-rows"} if setting.local_steps == 1 else set()
+    at_once |= {"body"} if setting.batch_size > 1 else set()
     assert set(found) == {"oblivious", "sent", "resimulated", *at_once}
     attack = get("ig").configured(iterations=3)
     for evidences in found.values():
