@@ -33,6 +33,9 @@ ABSENT = 0.01
 ROUNDING = 1e-5
 """A tensor that differs by relatively less is the same, computed in another order."""
 
+SIZED = 4
+"""Draws by which an update is brought to a size: noise adds to its message's."""
+
 PAIRS = 2
 """Pairs of opposite draws over which a forward pass that consumes noise is averaged: measured on
 bottlenecks, one pair gains as much as eight do, and 2 dB over a single draw."""
@@ -338,27 +341,31 @@ def _rehearsed(transcript: Transcript, evidence: Evidence) -> Evidence | None:
 def _noised(transcript: Transcript, evidence: Evidence) -> Evidence:
     """The whole of a message that is right on average, weighed by how far a message strays.
 
-    The variance of every tensor is that of the defense's draws on the attacker's own update,
-    brought to the size of what was seen.
+    The variance of every tensor is that of the defense's draws on an update of the attacker's own,
+    brought to the size at which its messages are as large as the one that was seen.
     """
-    setting = transcript.setting
-    own = rehearse(setting, *_own_round(transcript), 0, defended=False)
-    alike = Update({n: _sized(tensor, transcript.message[n]) for n, tensor in own.items()})
+    setting, message = transcript.setting, transcript.message
+    alike = rehearse(setting, *_own_round(transcript), 0, defended=False)
+
+    def drawn(number: int) -> Update:
+        rng = generator("attacker", "rehearsal", number)
+        return setting.defense.protect(alike, alike * 0.0, rng)[0]
+
+    for number in range(SIZED):
+        sent = drawn(number)
+        alike = Update({n: t * _ratio(message[n], sent[n]) for n, t in alike.items()})
     strayed: dict[str, list[Tensor]] = {name: [] for name in alike}
-    for number in range(2 * PAIRS):
-        drawn, _ = setting.defense.protect(
-            alike, alike * 0.0, generator("attacker", "rehearsal", number)
-        )
-        for name, tensor in (drawn - alike).items():
+    for number in range(SIZED, SIZED + 2 * PAIRS):
+        for name, tensor in (drawn(number) - alike).items():
             strayed[name].append(tensor.square().mean())
     variance = {name: torch.stack(squares).mean() for name, squares in strayed.items()}
-    term = Term(value=dict(transcript.message), variance=variance)
+    term = Term(value=dict(message), variance=variance)
     return replace(evidence, predict=predict_update, terms={"update": term}, noisy=True)
 
 
-def _sized(tensor: Tensor, like: Tensor) -> Tensor:
-    size = tensor.norm()
-    return tensor * (like.norm() / torch.where(size > 0, size, 1.0))
+def _ratio(tensor: Tensor, other: Tensor) -> Tensor:
+    size = other.norm()
+    return tensor.norm() / torch.where(size > 0, size, 1.0)
 
 
 @reads(EVERY)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Generator, Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
@@ -45,7 +46,10 @@ def recovered(victims: Sequence[Victim], attack: str = "auto") -> dict[str, tupl
     """Knowledge and mean PSNR, by evidence."""
     found = readable([victim.transcript for victim in victims])
     return {
-        name: (evidences[0].knowledge, psnr(victims, [g.images for g in get(attack).run(evidences)]))
+        name: (
+            evidences[0].knowledge,
+            psnr(victims, [g.images for g in get(attack).run(evidences)]),
+        )
         for name, evidences in found.items()
     }
 
@@ -236,16 +240,19 @@ def test_a_played_round_has_the_messages_values_and_the_undefended_slopes() -> N
             assert torch.allclose(values[name][row], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_generic_evidence_reads_through_a_defense_of_the_local_steps() -> None:
-    victims = tiny.observe(tiny.setting_of(Soteria(), model="lenet"), 1)
-    attack = get("dlg").configured(iterations=60)
-    found = {
-        name: psnr(victims, [g.images for g in attack.run(evidences)])
-        for name, evidences in readable([victim.transcript for victim in victims]).items()
-        if name in ("oblivious", "rows", "resimulated")
-    }
-    assert found["resimulated"] > max(found["oblivious"], found["rows"]) + 10
-    assert found["resimulated"] > 25
+def test_generic_evidence_reads_through_a_defense_of_the_local_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On handwritten digits, which the published attack recovers from this network undefended."""
+    digits = load_digits()
+    images = torch.tensor(digits.images / 16, dtype=torch.float32).unsqueeze(1)
+    drawn = [torch.randperm(len(images), generator=tiny.rng(seed))[:1] for seed in range(2)]
+    labels = torch.tensor(digits.target)
+    monkeypatch.setattr(tiny, "images_of", lambda _, seed: (images[drawn[seed]], labels[drawn[seed]]))  # fmt: skip
+    shape = {"shape": (1, 8, 8), "mean": (0.3,), "std": (0.38,)}
+    found = recovered(tiny.observe(tiny.setting_of(Soteria(), model="lenet", **shape), 2))
+    assert found["resimulated"][1] > best(found, "oblivious") + 10
+    assert found["resimulated"][1] > 30
 
 
 def test_layers_that_the_defense_leaves_alone_are_matched_alone() -> None:
@@ -342,9 +349,11 @@ def test_the_noise_of_an_unbiased_message_is_estimated_by_drawing_it() -> None:
     assert min(ratios) > 0.3 and max(ratios) < 3
 
 
-@pytest.mark.parametrize("levels", [16])
+@pytest.mark.parametrize("levels", [4, 32])
 def test_generic_evidence_of_a_quantiser_is_not_blunter_than_oblivious(levels: int) -> None:
     victims = tiny.observe(tiny.setting_of(Quantised(levels=levels)), 3)
-    found = recovered(victims)
-    assert best(found, "adaptive") > found["oblivious"][1] - 1
-    assert "sent" not in found
+    found = {}
+    for name in ("oblivious", "resimulated"):
+        guesses = get("auto").run([read(victim, name) for victim in victims])
+        found[name] = psnr(victims, [guess.images for guess in guesses])
+    assert found["resimulated"] > found["oblivious"] - 0.1, found
