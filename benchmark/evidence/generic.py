@@ -37,8 +37,7 @@ SIZED = 4
 """Draws by which an update is brought to a size: noise adds to its message's."""
 
 PAIRS = 2
-"""Pairs of opposite draws over which a forward pass that consumes noise is averaged: measured on
-bottlenecks, one pair gains as much as eight do, and 2 dB over a single draw."""
+"""Pairs of opposite draws over which a forward pass that consumes noise is averaged."""
 
 
 def client_update(

@@ -219,7 +219,8 @@ def test_a_played_round_has_the_messages_values_and_the_undefended_slopes() -> N
     setting, soft = evidence.setting, victim.soft
     source = tiny.rng(4)
     images = torch.randn(3, 1, *setting.shape, generator=source)
-    along = {n: torch.randn(t.shape, generator=source) for n, t in evidence.terms["update"].value.items()}  # fmt: skip
+    shapes = {n: t.shape for n, t in evidence.terms["update"].value.items()}
+    along = {n: torch.randn(shape, generator=source) for n, shape in shapes.items()}
 
     def told(which: Any, images: Tensor) -> Any:
         guess = {"images": images, "labels": soft}
@@ -248,7 +249,11 @@ def test_generic_evidence_reads_through_a_defense_of_the_local_steps(
     images = torch.tensor(digits.images / 16, dtype=torch.float32).unsqueeze(1)
     drawn = [torch.randperm(len(images), generator=tiny.rng(seed))[:1] for seed in range(2)]
     labels = torch.tensor(digits.target)
-    monkeypatch.setattr(tiny, "images_of", lambda _, seed: (images[drawn[seed]], labels[drawn[seed]]))  # fmt: skip
+
+    def images_of(_: Any, seed: int) -> tuple[Tensor, Tensor]:
+        return images[drawn[seed]], labels[drawn[seed]]
+
+    monkeypatch.setattr(tiny, "images_of", images_of)
     shape = {"shape": (1, 8, 8), "mean": (0.3,), "std": (0.38,)}
     found = recovered(tiny.observe(tiny.setting_of(Soteria(), model="lenet", **shape), 2))
     assert found["resimulated"][1] > best(found, "oblivious") + 10
@@ -261,7 +266,8 @@ def test_layers_that_the_defense_leaves_alone_are_matched_alone() -> None:
     assert set(evidence.terms["update"].value) == {
         name for name in victim.transcript.message if not name.startswith("head.")
     }
-    assert max(losses(victim, evidence)) < 1e-6 < 1e-2 < min(losses(victim, read(victim, "oblivious")))  # fmt: skip
+    assert max(losses(victim, evidence)) < 1e-6
+    assert min(losses(victim, read(victim, "oblivious"))) > 1e-2
     random = read(victim, "resimulated")
     assert random.noisy and random.cost == 1 + len(random.data["streams"]) > 2
 
@@ -335,8 +341,10 @@ def test_zeros_are_gaps_by_declaration_or_where_messages_are_wrong_on_average(
     assert "resimulated" in found, "it is never without adaptive evidence"
 
 
-def test_the_noise_of_an_unbiased_message_is_estimated_by_drawing_it() -> None:
-    victims = tiny.observe(tiny.setting_of(Quantised()), 8)
+@pytest.mark.parametrize("levels", [4, 64])
+def test_the_noise_of_an_unbiased_message_is_estimated_by_drawing_it(levels: int) -> None:
+    """Also where noise is most of the message."""
+    victims = tiny.observe(tiny.setting_of(Quantised(levels=levels)), 8)
     ratios = []
     for victim in victims:
         evidence = read(victim, "resimulated")
@@ -356,4 +364,5 @@ def test_generic_evidence_of_a_quantiser_is_not_blunter_than_oblivious(levels: i
     for name in ("oblivious", "resimulated"):
         guesses = get("auto").run([read(victim, name) for victim in victims])
         found[name] = psnr(victims, [guess.images for guess in guesses])
-    assert found["resimulated"] > found["oblivious"] - 0.1, found
+    # by no more than two searches that end at noise differ
+    assert found["resimulated"] > found["oblivious"] - 0.5, found
