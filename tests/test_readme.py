@@ -209,3 +209,46 @@ for entry in readings("rounding"):
 """,
     ).split()
     assert offered == ["oblivious", "levels"]
+
+
+def test_readmes_reading_recovers_at_least_what_every_generic_one_does(extended):
+    """On a coarse point, where rounding hides most of a message from the others."""
+    found = run(
+        extended,
+        """
+import torch
+from benchmark.attacks.base import get
+from benchmark.defenses.base import build
+from benchmark.evidence.base import readings
+from benchmark.federated.setting import Setting, schema
+from benchmark.federated.simulation import start
+from benchmark.federated.transcript import Transcript
+from benchmark.federated.update import Update
+from benchmark.federated.wire import decode, encode
+
+torch.set_num_threads(1)
+setting = Setting(
+    scenario="digits", model="elu", shape=(1, 8, 8), classes=10, mean=(0.3,), std=(0.3,),
+    algorithm="fedsgd", local_steps=1, local_lr=0.1, private_lr=0.1, batch_size=1,
+    labels_given=True, defense=build("rounding", {"levels": 4}),
+)
+broadcast, (client,) = start(setting, 1, 0, "a secret")
+pixels = torch.rand(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+transcripts = []
+for victim, image in enumerate(pixels):
+    batch = (setting.normalise(image), torch.tensor([victim]))
+    sent = client.copy().round(broadcast, [batch], torch.Generator())
+    message = Update(decode(encode(sent), schema(setting)))
+    transcripts.append(Transcript(setting, victim, 0, broadcast, message, batch[1]))
+for entry in readings("rounding"):
+    evidences = [entry.build(transcript) for transcript in transcripts]
+    if None in evidences:
+        continue
+    guesses = get("auto").run(evidences)
+    errors = [(g.images - p).square().mean() for g, p in zip(guesses, pixels)]
+    print(entry.name, float(-10 * torch.stack(errors).clamp_min(1e-6).log10().mean()))
+""",
+    ).splitlines()
+    psnr = {name: float(value) for name, value in (line.split() for line in found)}
+    assert {"oblivious", "rows", "resimulated", "levels"} == set(psnr)
+    assert psnr["levels"] == max(psnr.values()), psnr

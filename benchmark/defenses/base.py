@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -57,6 +57,9 @@ class Defense:
     sampling rate, whatever its client holds."""
     randomised: ClassVar[bool] = False
     """Whether two messages from the same state and batch differ."""
+    zeros: ClassVar[Literal["withheld", "value"] | None] = None
+    """What a zero in a message means: that the entry was not sent, or its value. Undeclared, it is
+    found out: where messages are right on average zeros are values, otherwise they are gaps."""
 
     def impossible(self, model: VictimModel) -> tuple[str, str] | None:
         """A field whose value ``model`` cannot have, and what is allowed there; None if all can.

@@ -24,6 +24,7 @@ class DualGradientPruning(Defense):
     cite = "xue2024revisiting"
     url = "https://arxiv.org/abs/2401.16687"
     summary = "Per tensor, the 5% largest and the 75% smallest entries stay at home for later."
+    zeros = "withheld"
     note = (
         "Our reading: weights and biases alike, ranks rather than percentiles, error feedback on "
         "the raw gradient, and at least one entry of every tensor is sent."

@@ -25,6 +25,7 @@ class GradientPruning(Defense):
     cite = "zhu2019deep"
     url = "https://arxiv.org/abs/1906.08935"
     summary = "Only the largest entries of every tensor are sent; the rest waits for its turn."
+    zeros = "withheld"
 
     keep: float = 0.1
 

@@ -166,6 +166,7 @@ class Entry:
 
 _REGISTRY: dict[tuple[str, str], Entry] = {}
 EVERY = "*"
+UNDEFENDED = "none"
 
 
 def reads(
@@ -180,8 +181,11 @@ def reads(
 
     Raises:
         EvidenceError: it stands in another file, or there is no such defense.
-        ValueError: the defense already has a reading of that name.
+        ValueError: the defense already has a reading of that name, or is ``none``: what applies
+            to an undefended message applies to every other one, and is registered for all.
     """
+    if defense == UNDEFENDED:
+        raise ValueError("evidence of undefended messages is evidence of all: register it for '*'")
 
     def register(build: SomeReading) -> SomeReading:
         name = build.__name__.replace("_", "-")
@@ -216,11 +220,16 @@ def _misplaced(defense: str, name: str, module: str) -> str | None:
 
 
 def readings(defense: str) -> list[Entry]:
-    """All readings of one defense: the generic ones first, then its own."""
+    """All readings of one defense: the generic ones first, then its own.
+
+    Without a defense there is none to know of: only the oblivious ones are left.
+    """
     from benchmark.evidence import load
 
     load(defense)
     generic = [e for (d, _), e in _REGISTRY.items() if d == EVERY]
+    if defense == UNDEFENDED:
+        return [entry for entry in generic if entry.knowledge == "oblivious"]
     own = [e for (d, _), e in _REGISTRY.items() if d == defense]
     names = {entry.name for entry in own}
     return [entry for entry in generic if entry.name not in names] + own

@@ -18,9 +18,9 @@ def window(transcript: Transcript) -> Evidence | None:
 
 
 @reads("dgp")
-def rows(transcript: Transcript) -> Evidence | None:
+def sent_rows(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's gradient by its inputs, weighed likewise."""
-    return pruning.rows(transcript)
+    return pruning.sent_rows(transcript)
 
 
 @reads("dgp")

@@ -7,8 +7,6 @@ one round's: where a client repeats its batch, averaging its messages comes befo
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from benchmark.defenses.dp import LocalGaussian
@@ -19,10 +17,9 @@ from benchmark.federated.transcript import Transcript
 
 
 @reads("dp")
-def rows(transcript: Transcript) -> Evidence | None:
+def noisy_rows(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's gradient by its inputs, however clipped."""
-    evidence = linear.rows(transcript)
-    return evidence and replace(evidence, noisy=True)
+    return linear.noisy_rows(transcript)
 
 
 @reads("dp")

@@ -52,14 +52,13 @@ def predict_clipped(
 
 
 @reads("dpsgd")
-def rows(transcript: Transcript) -> Evidence | None:
+def noisy_rows(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's gradient by its inputs, however clipped."""
-    evidence = linear.rows(transcript)
-    return evidence and replace(evidence, noisy=True)
+    return linear.noisy_rows(transcript)
 
 
 @reads("dpsgd")
-def clipped(transcript: Transcript) -> Evidence:
+def resimulated(transcript: Transcript) -> Evidence:
     """Clip every guessed example too, and weigh every entry by the noise's known variance."""
     setting, defense = transcript.setting, transcript.setting.defense
     assert isinstance(defense, DifferentiallyPrivateSGD)
@@ -68,7 +67,7 @@ def clipped(transcript: Transcript) -> Evidence:
     term = Term(value=value, variance=dict.fromkeys(value, variance), kind="value")
     return replace(
         oblivious(transcript),
-        name="clipped",
+        name="resimulated",
         knowledge="adaptive",
         predict=predict_clipped,
         simulate=simulate_round,

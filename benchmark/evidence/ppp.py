@@ -42,10 +42,9 @@ def predict_sampled(
 
 
 @reads("ppp")
-def rows(transcript: Transcript) -> Evidence | None:
+def noisy_rows(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's noised gradient by the layer's own inputs."""
-    evidence = linear.rows(transcript)
-    return evidence and replace(evidence, noisy=True)
+    return linear.noisy_rows(transcript)
 
 
 @reads("ppp", knowledge="paper")

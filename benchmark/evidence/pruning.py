@@ -22,9 +22,8 @@ from benchmark.federated.transcript import Transcript
 TRUST = 0.1
 """How far an entry without older gradients is trusted, relative to its size.
 
-Exact entries beside very noisy ones make a valley that searches do not follow; errors of a tenth
-in hundreds of entries still leave 40 dB. (Four hard cells of the digits board at round 50, 32
-victims: three starts of 240 iterations fail on none; at 0.03 on four, at 240 iterations on seven.)
+Exact entries beside very noisy ones make a valley that searches do not follow, and errors of a
+tenth average out over the entries.
 """
 POOLED = 2.0
 """Rounds of the tensor's average that an entry's own history is mixed with."""
@@ -41,11 +40,11 @@ def window(transcript: Transcript) -> Evidence | None:
 
 
 @reads("pruning")
-def rows(transcript: Transcript) -> Evidence | None:
+def sent_rows(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's gradient by its inputs, weighed likewise."""
     term = weighed(transcript)
     if term is None:
-        return linear.rows(transcript)
+        return linear.sent_rows(transcript)
     return linear.explain_rows(transcript, term, noisy=True)
 
 

@@ -332,13 +332,13 @@ def test_fedrep_hidden_gradients_are_near_one(layers: int) -> None:
 
 @pytest.mark.parametrize("facts", [{}, {"batch_size": 4}], ids=["B=1", "B=4"])
 @pytest.mark.parametrize("clip", [0.05, 100.0])
-def test_dpsgd_clipped_explains_all_but_the_noise(facts: dict[str, Any], clip: float) -> None:
+def test_dpsgd_resimulated_explains_all_but_the_noise(facts: dict[str, Any], clip: float) -> None:
     quiet = build("dpsgd", {"noise": 1e-9, "clip": clip})
     for victim in tiny.observe(tiny.setting_of(quiet, **facts), 2):
-        assert error(victim, read(victim, "clipped")) < 1e-5
+        assert error(victim, read(victim, "resimulated")) < 1e-5
     noisy = build("dpsgd", {"noise": 0.7, "clip": clip})
     (victim,) = tiny.observe(tiny.setting_of(noisy, **facts))
-    evidence = read(victim, "clipped")
+    evidence = read(victim, "resimulated")
     predicted, term = at_truth(victim, evidence)["update"], evidence.terms["update"]
     gap = torch.cat([(term.value[n] - predicted[n]).flatten() for n in predicted])
     assert term.variance is not None
@@ -347,10 +347,10 @@ def test_dpsgd_clipped_explains_all_but_the_noise(facts: dict[str, Any], clip: f
     assert float(gap.std()) == pytest.approx(stated, rel=0.05)
 
 
-def test_dpsgd_clipped_unrolls_local_steps() -> None:
+def test_dpsgd_resimulated_unrolls_local_steps() -> None:
     quiet = build("dpsgd", {"noise": 1e-9, "clip": 0.3})
     (victim,) = tiny.observe(tiny.fedavg(quiet))
-    assert error(victim, read(victim, "clipped")) < 1e-4
+    assert error(victim, read(victim, "resimulated")) < 1e-4
 
 
 @pytest.mark.parametrize("clip", [0.05, 100.0])

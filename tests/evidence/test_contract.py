@@ -157,7 +157,7 @@ def test_readings_are_known_by_name_and_knowledge(name: str) -> None:
         evidence = entry.build(victim.transcript)
         if evidence is not None:
             assert (evidence.name, evidence.knowledge) == (entry.name, entry.knowledge)
-    assert [e.name for e in entries if e.knowledge == "oblivious"] == ["oblivious"]
+    assert [e.name for e in entries if e.knowledge == "oblivious"] == ["oblivious", "body", "rows"]
 
 
 def test_every_own_reading_applies_somewhere() -> None:
@@ -170,9 +170,9 @@ def test_every_own_reading_applies_somewhere() -> None:
         found[name] |= set(readable([tiny.remembered(tiny.setting_of(name))[0].transcript]))
     for name in names():
         assert {e.name for e in readings(name) if e.defense == name} <= found[name]
-    assert found["none"] == {"oblivious", "rows"}
-    assert {"sent", "threshold", "resimulated"} <= found["pruning"]
-    assert {"sent", "band", "resimulated"} <= found["dgp"]
+    assert found["none"] == {"oblivious", "rows", "body"}
+    assert {"sent", "sent-rows", "threshold", "resimulated"} <= found["pruning"]
+    assert {"sent", "sent-rows", "band", "resimulated"} <= found["dgp"]
     assert {"ignore", "features", "joint", "joint-noise"} <= found["precode"] & found["ppp"]
 
 
@@ -303,7 +303,8 @@ def test_a_new_defense_gets_the_generic_readings_for_free(newcomer: Defense, fac
     assert Setting.from_json(setting.to_json()) == setting
     victims: list[Victim] = tiny.observe(setting, 2)
     found = readable([victim.transcript for victim in victims])
-    at_once = {"rows"} if setting.local_steps == 1 else set()
+    at_once = {"rows", "sent-rows"} if setting.local_steps == 1 else set()
+    at_once |= {"body"} if setting.batch_size > 1 else set()
     assert set(found) == {"oblivious", "sent", "resimulated", *at_once}
     attack = get("ig").configured(iterations=3)
     for evidences in found.values():

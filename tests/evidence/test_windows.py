@@ -81,10 +81,10 @@ def test_fresh_entries_are_the_gradients_own_and_count_most(name: str) -> None:
 def test_readings_of_a_window_are_there_only_with_one(name: str) -> None:
     (first,) = tiny.observe(tiny.setting_of(name))
     found = readable([first.transcript])
-    assert "window" not in found and not found["rows"][0].noisy
+    assert "window" not in found and not found["sent-rows"][0].noisy
     later, _ = tiny.remembered(tiny.setting_of(name))
     found = readable([later.transcript])
-    assert found["window"][0].noisy and found["rows"][0].noisy
+    assert found["window"][0].noisy and found["sent-rows"][0].noisy
     assert found["window"][0].simulate is None
 
 
@@ -101,9 +101,9 @@ def test_a_window_describes_what_the_message_alone_does_not(name: str) -> None:
 
     truth = victim.truth["pixels"]
     assert at("sent", truth) > 0.1
-    assert at("rows", truth) < 0.02 and at("window", truth) < 0.05
+    assert at("sent-rows", truth) < 0.02 and at("window", truth) < 0.05
     other = torch.rand(truth.shape, generator=tiny.rng(4))
-    assert at("rows", other) > 3 * at("rows", truth)
+    assert at("sent-rows", other) > 3 * at("sent-rows", truth)
 
 
 def test_the_image_is_read_through_what_the_client_held_back() -> None:

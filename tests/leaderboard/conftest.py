@@ -503,6 +503,7 @@ def _saturation(tables: Tables, row: dict[str, Any]) -> None:
                 "n": 4,
                 "success_rate": success,
                 "psnr_median": 12.0 + 40 * success + step,
+                "exact_tokens": None,
                 "loss_median": 1e-2 * (1.01 - success) / budget,
                 "evaluations": 240 * budget,
             }
