@@ -2,8 +2,9 @@
 
 A cell's guesses are a safetensors file: ``images`` [V, N, C, H, W] in [0, 1], or words [V, N,
 length]; ``labels`` [V, N] and ``soft`` [V, N, classes] where the attack gave them,
-``hidden.<name>`` [V, ...], and the ``loss`` [V] that the attack believes it reached. What is not a
-tensor is JSON beside it. Nothing here reads the truth.
+``hidden.<name>`` [V, ...], the ``loss`` [V] that the attack believes it reached, and the
+``evaluations`` [V] int64 that it took: gradients of the victim model. What is not a tensor is JSON
+beside it. Nothing here reads the truth.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmark.naming import artifact, guesses_file, transcripts_file
 from benchmark.randomness import seed_of
 
 if TYPE_CHECKING:
+    from benchmark.config import Attack as Overrides
     from benchmark.config import Params
 
 HERE = Path(__file__).parent
@@ -36,7 +38,7 @@ class Task:
     """One attack on one file of transcripts, on all readings or on ``only`` one of them.
 
     ``key`` are the columns that its cells share: scenario, defense, point, checkpoint, seed,
-    batch_size and attack.
+    batch_size, attack and settings.
     """
 
     key: Mapping[str, Any] = field(hash=False)
@@ -57,7 +59,7 @@ class Task:
 def plan(
     params: Params, scenario: str, defense: str, store: Path, limit: float | None
 ) -> list[Task]:
-    """One task per attack and file of transcripts of one defense."""
+    """One task per attack, settings and file of transcripts of one defense."""
     chosen = params.scenarios[scenario]
     places = product(
         chosen.attacks, params.defenses[defense].points, params.seeds,
@@ -68,21 +70,38 @@ def plan(
             key={
                 "scenario": scenario, "defense": defense, "point": point, "seed": seed,
                 "checkpoint": checkpoint, "batch_size": size, "attack": name,
+                "settings": settings,
             },
             transcripts=artifact(scenario, "transcripts", defense)
             / transcripts_file(point, seed, checkpoint, size),
             public=artifact(scenario, "public"),
-            fields=params.attacks[name].fields,
+            fields=params.attacks[name].fields if settings == BOARD else {},
             provenance=provenance.summary(),
             store=store,
             limit=limit,
             knowledge=params.attacks[name].knowledge,
+            only=None if settings == BOARD else UNSENT["evidence"],
         )
         for name, point, seed, checkpoint, size in places
+        for settings in settings_on(params.attacks[name], defense)
         if checkpoint in (params.attacks[name].checkpoints or (checkpoint,))
         and size in (params.attacks[name].batch_sizes or (size,))
     ]  # fmt: skip
 
+
+def settings_on(attack: Overrides, defense: str) -> list[str]:
+    """In which settings an attack runs on a defense: the board's, and as it was published.
+
+    The latter on the control alone, on the whole message and nothing else, and only where the
+    board's settings are others. What a victim's start is does not depend on them.
+    """
+    chosen = [BOARD] if BOARD in attack.settings else []
+    if PUBLISHED in attack.settings and attack.fields and defense == CONTROL:
+        chosen.append(PUBLISHED)
+    return chosen
+
+
+BOARD, PUBLISHED, CONTROL = "board", "published", "none"
 
 UNSENT = {
     "evidence": "oblivious",
@@ -124,7 +143,7 @@ ENSEMBLE = "auto"
 def saturation(
     params: Params, tasks: Sequence[Task], records: Sequence[Mapping[str, Any]]
 ) -> list[Task]:
-    """Tasks that spend larger budgets on a few victims of the first seed.
+    """Tasks that spend larger budgets on a few victims of the first seed, in the board's settings.
 
     They attack the reading that an attacker would believe for most of those victims.
 
@@ -137,6 +156,8 @@ def saturation(
     count, found = params.saturation.victims, []
     for task in tasks:
         if task.key["attack"] != ENSEMBLE or task.key["seed"] != params.seeds[0]:
+            continue
+        if task.key["settings"] != BOARD:
             continue
         own = [r for r in records if "cell" in r and task.key.items() <= r.items()]
         if own:
@@ -184,7 +205,7 @@ def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
 
     threat = get(task.key["attack"]).threat
     readings = _attacked(task, read(task.transcripts))
-    alone = [replace(task, only=name) for name in readings]
+    alone = [replace(task, only=name) for name in readings if task.only in (None, name)]
     records = []
     for each, done in run(attack_transcripts, alone, workers=1, apart=True):
         if isinstance(done, Failure):
@@ -339,6 +360,9 @@ def _compute(
     tensors = {
         "images": torch.stack([g.images for g in guesses]),
         "loss": torch.tensor([g.loss for g in guesses], dtype=torch.float64),
+        "evaluations": torch.tensor(
+            [g.evaluations * evidences[0].cost + g.simulated for g in guesses]
+        ),
     }
     for part in ("labels", "soft"):
         if all(getattr(g, part) is not None for g in guesses):
@@ -349,7 +373,7 @@ def _compute(
     made = {
         "status": "timeout" if late else "ok",
         "reason": f"stopped after {task.limit} s, best guess scored" if late else "",
-        "evaluations": max(g.evaluations for g in guesses) * evidences[0].cost,
+        "evaluations": int(tensors["evaluations"].max()),
         "strategy": guesses[0].strategy,
         "chunk": guesses[0].chunk,
         "seconds": seconds,

@@ -207,6 +207,10 @@ def catalog(name: str, params: Params, tau: float) -> dict[str, Any]:
                 "summary": attack(each).summary,
                 "threat": attack(each).threat,
                 "parameters": attack(each).configured(**params.attacks[each].fields).parameters(),
+                "settings": {
+                    "board": attack(each).configured(**params.attacks[each].fields).parameters(),
+                    "published": attack(each).parameters(),
+                },
                 "checkpoints": list(params.attacks[each].checkpoints or federation.checkpoints),
             }
             for each in scenario.attacks

@@ -69,7 +69,7 @@ class Board:
         **fields: Any,
     ) -> Task:
         return Task(
-            key={**self.key(defense, checkpoint, size), "attack": attack},
+            key={**self.key(defense, checkpoint, size), "attack": attack, "settings": "board"},
             transcripts=self.file("transcripts", defense, checkpoint, size),
             public=self.artifacts / "public",
             fields=fields,
