@@ -83,22 +83,23 @@ def plan(
             only=None if settings == BOARD else UNSENT["evidence"],
         )
         for name, point, seed, checkpoint, size in places
-        for settings in settings_on(params.attacks[name], defense)
+        for settings in settings_on(params.attacks[name], defense, seed == params.seeds[0])
         if checkpoint in (params.attacks[name].checkpoints or (checkpoint,))
         and size in (params.attacks[name].batch_sizes or (size,))
     ]  # fmt: skip
 
 
-def settings_on(attack: Overrides, defense: str) -> list[str]:
+def settings_on(attack: Overrides, defense: str, first_seed: bool) -> list[str]:
     """In which settings an attack runs on a defense: the board's, and as it was published.
 
-    The latter on the control alone, on the whole message and nothing else, and only where the
-    board's settings are others. What a victim's start is does not depend on them.
+    The latter on the control alone, for the first seed (published budgets are tens of times the
+    board's), on the whole message and nothing else, and only where the board's settings are others.
+    A victim's start does not depend on them.
     """
-    chosen = [BOARD] if BOARD in attack.settings else []
-    if PUBLISHED in attack.settings and attack.fields and defense == CONTROL:
-        chosen.append(PUBLISHED)
-    return chosen
+    wanted: list[str] = [name for name in (BOARD, PUBLISHED) if name in attack.settings]
+    if not (attack.fields and defense == CONTROL and first_seed):
+        return [name for name in wanted if name == BOARD]
+    return wanted
 
 
 BOARD, PUBLISHED, CONTROL = "board", "published", "none"

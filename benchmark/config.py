@@ -118,7 +118,7 @@ class Attack(Section):
     """Of the attacked messages."""
     settings: tuple[Literal["board", "published"], ...] = ("board", "published")
     """With the overrides here, and as the attack's file declares it; the latter on the control
-    alone, and where it is something else."""
+    alone, for the first seed, and where it is something else."""
     fields: dict[str, Any]
 
 
