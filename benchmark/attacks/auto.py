@@ -3,7 +3,7 @@
 In the spirit of AutoAttack (Croce and Hein, ICML 2020, arXiv:2003.01690): the cheap search first,
 the expensive one for the victims that are still unexplained, and the attack's own loss decides
 when a victim is done and which candidate is kept. One round is L-BFGS on the cosine (the
-optimiser of Zhu et al., NeurIPS 2019), which finds exact explanations within tens of evaluations,
+optimiser of Zhu et al., NeurIPS 2019), which finds exact explanations soonest,
 then signed Adam on the cosine with total variation (Geiping et al., NeurIPS 2020) for what is
 still open, from where L-BFGS ended if that explains the evidence (of several explanations the
 prior prefers the smoothest), afresh if not; where noise or too few observations leave the choice

@@ -23,8 +23,7 @@ ABSENT = 0.01
 """A message with at least this share of exact zeros was pruned."""
 
 PAIRS = 2
-"""Pairs of opposite draws over which a forward pass that consumes noise is averaged: measured on
-bottlenecks, one pair gains as much as eight do, and 2 dB over a single draw."""
+"""Pairs of opposite draws over which a forward pass that consumes noise is averaged."""
 
 
 def client_update(
