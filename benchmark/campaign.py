@@ -80,7 +80,7 @@ def plan(
             store=store,
             limit=limit,
             knowledge=params.attacks[name].knowledge,
-            only=None if settings == BOARD else UNSENT["evidence"],
+            only=None if settings == BOARD else WHOLE,
         )
         for name, point, seed, checkpoint, size in places
         for settings in settings_on(params.attacks[name], defense, seed == params.seeds[0])
@@ -103,9 +103,11 @@ def settings_on(attack: Overrides, defense: str, first_seed: bool) -> list[str]:
 
 
 BOARD, PUBLISHED, CONTROL = "board", "published", "none"
+WHOLE = "oblivious"
+"""The evidence that published attacks match: the whole message."""
 
 UNSENT = {
-    "evidence": "oblivious",
+    "evidence": WHOLE,
     "knowledge": "oblivious",
     "labels": "",
     "observations": 0,

@@ -11,7 +11,7 @@ Where the layer's input is the image that is all. Where convolutions come first 
 feature map, and the image is the one with these features, found by L-BFGS: our extension, which
 needs neither labels nor the gradients of the other layers.
 
-A layer whose inputs are fewer than the pixels, as the head of DLG's LeNet is, leaves the image open.
+A layer with fewer inputs than there are pixels, as the head of DLG's LeNet, leaves the image open.
 """
 
 from __future__ import annotations
