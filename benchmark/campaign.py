@@ -4,8 +4,8 @@ A cell's guesses are a safetensors file: ``images`` [V, N, C, H, W] in [0, 1], o
 length]; ``labels`` [V, N] and ``soft`` [V, N, classes] where the attack gave them,
 ``hidden.<name>`` [V, ...], the ``loss`` [V] that the attack believes it reached, ``evaluations``
 [V] int64, how many gradients of the victim model it took, and of closed forms ``applicable`` [V, N]
-bool, whether what they assume is met. What is not a
-tensor is JSON beside it. Nothing here reads the truth.
+bool, whether what they assume is met. What is not a tensor is JSON beside it. Nothing here reads
+the truth.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from benchmark.session import Defects
 from benchmark.sources import source_digest
 
 if TYPE_CHECKING:
+    from benchmark.config import Attack as Overrides
     from benchmark.config import Scenario
 
 
@@ -59,7 +60,7 @@ class Task:
 
 
 def plan(scenario: str, board: Scenario, store: Path, limit: float | None) -> list[Task]:
-    """One task per attack and file of transcripts of a board."""
+    """One task per attack, settings and file of transcripts of a board."""
     places = product(
         board.attacks.items(), board.points, board.seeds,
         board.federation.checkpoints, board.observation.batch_sizes,
@@ -68,25 +69,45 @@ def plan(scenario: str, board: Scenario, store: Path, limit: float | None) -> li
         Task(
             key={
                 "scenario": scenario, "defense": defense, "point": point, "seed": seed,
-                "checkpoint": checkpoint, "batch_size": size, "attack": name, "settings": "board",
+                "checkpoint": checkpoint, "batch_size": size, "attack": name,
+                "settings": settings,
             },
             transcripts=artifact(scenario, "transcripts", defense)
             / transcripts_file(point, seed, checkpoint, size),
             public=artifact(scenario, "public"),
-            fields=attack.fields,
+            fields=attack.fields if settings == BOARD else {},
             provenance=provenance.summary(),
             store=store,
             limit=limit,
             knowledge=attack.knowledge,
+            only=None if settings == BOARD else WHOLE,
         )
         for (name, attack), (defense, point), seed, checkpoint, size in places
+        for settings in settings_on(attack, defense, seed == board.seeds[0])
         if checkpoint in (attack.checkpoints or (checkpoint,))
         and size in (attack.batch_sizes or (size,))
     ]  # fmt: skip
 
 
+def settings_on(attack: Overrides, defense: str, first_seed: bool) -> list[str]:
+    """In which settings an attack runs on a defense: the board's, and as it was published.
+
+    The latter on the control alone, for the first seed (published budgets are tens of times the
+    board's), on the whole message and nothing else, and only where the board's settings are others.
+    A victim's start does not depend on them.
+    """
+    wanted: list[str] = [name for name in (BOARD, PUBLISHED) if name in attack.settings]
+    if not (attack.fields and defense == CONTROL and first_seed):
+        return [name for name in wanted if name == BOARD]
+    return wanted
+
+
+BOARD, PUBLISHED, CONTROL = "board", "published", "none"
+WHOLE = "oblivious"
+"""The evidence that published attacks match: the whole message."""
+
 UNREAD: Mapping[str, Any] = {
-    "evidence": "oblivious",
+    "evidence": WHOLE,
     "knowledge": "oblivious",
     "labels": "",
     "observations": 0,
@@ -150,7 +171,7 @@ ENSEMBLE = "auto"
 def saturation(
     board: Scenario, tasks: Sequence[Task], records: Sequence[Mapping[str, Any]]
 ) -> list[Task]:
-    """Tasks that spend larger budgets on a few victims of the first seed.
+    """Tasks that spend larger budgets on a few victims of the first seed, in the board's settings.
 
     They attack the reading that an attacker would believe for most of those victims.
 
@@ -163,6 +184,8 @@ def saturation(
     count, found = board.saturation.victims, []
     for task in tasks:
         if task.key["attack"] != ENSEMBLE or task.key["seed"] != board.seeds[0]:
+            continue
+        if task.key["settings"] != BOARD:
             continue
         own = [r for r in records if "cell" in r and task.key.items() <= r.items()]
         if own:
@@ -215,7 +238,7 @@ def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
     except Exception:
         about = {**UNREAD, "status": failure.status, "reason": failure.reason}
         return [{**task.key, **about, "threat": threat}]
-    alone = [replace(task, only=name) for name in readings]
+    alone = [replace(task, only=name) for name in readings if task.only in (None, name)]
     records = []
     for each, done in run(attack_transcripts, alone, workers=1, apart=True):
         if isinstance(done, Failure):
@@ -349,7 +372,9 @@ def _compute(
     tensors = {
         "images": torch.stack([g.images for g in guesses]),
         "loss": torch.tensor([g.loss for g in guesses], dtype=torch.float64),
-        "evaluations": torch.tensor([g.evaluations for g in guesses]) * evidences[0].cost,
+        "evaluations": torch.tensor(
+            [g.evaluations * evidences[0].cost + g.simulated for g in guesses]
+        ),
     }
     if chosen.closed_form:
         met = torch.ones(evidences[0].setting.images, dtype=torch.bool)

@@ -27,7 +27,7 @@ TEXTS = ("docstrings", "next-word", "cola")
 TEXT_MODELS = ("transformer",)
 IMAGES_ONLY = ("dpsgd", "fedrep", "hyperfl")
 """Defenses that stand on layers which models of texts do not have."""
-RUN_ON = ("checkpoints", "knowledge", "batch_sizes")
+RUN_ON = ("checkpoints", "knowledge", "batch_sizes", "settings")
 """Keys of an attack that say where it is run; the others are its parameters."""
 SPLITS = ("client", "test", "auxiliary", "tuning", "report")
 
@@ -113,6 +113,9 @@ class Attack(Section):
     """Of the readings."""
     batch_sizes: tuple[Count, ...] | None = None
     """Of the attacked messages."""
+    settings: tuple[Literal["board", "published"], ...] = ("board", "published")
+    """With the overrides here, and as the attack's file declares it; the latter on the control
+    alone, for the first seed, and where it is something else."""
     fields: dict[str, Any]
 
 
@@ -284,9 +287,13 @@ def _points(key: str, entry: dict[str, Any], declared: Declared) -> dict[str, An
 def _overrides(key: str, entry: dict[str, Any], declared: Declared) -> dict[str, Any]:
     where = {name: value for name, value in entry.items() if name in RUN_ON}
     fields = {name: value for name, value in entry.items() if name not in RUN_ON}
-    _keys(key, fields, [*declared.fields, *RUN_ON])
+    _keys(key, fields, [*declared.fields, *sorted(declared.parts), *RUN_ON])
+    parts = {name: fields.pop(name) for name in [*fields] if name in declared.parts}
+    for name, changes in parts.items():
+        if not isinstance(changes, dict):
+            raise wrong(f"{key}.{name}", changes, "must be a mapping of its own parameters")
     optional = Declared(declared.name, declared.file, declared.fields)
-    return {"fields": _fields(key, fields, optional), **where}
+    return {"fields": _fields(key, fields, optional) | parts, **where}
 
 
 def _in_full(

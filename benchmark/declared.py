@@ -28,13 +28,16 @@ class Declared:
     """A defense or attack as its file declares it.
 
     ``fields`` maps each parameter that a params file can set to its type (built from int, float,
-    str, bool, None, Literal, Optional, unions and tuples); ``required`` are those with no default.
+    str, bool, None, Literal, Optional, unions and tuples); ``required`` are those with no default;
+    ``parts`` are made of code (an objective, an optimiser), whose own parameters a params file can
+    set by a mapping.
     """
 
     name: str
     file: Path
     fields: dict[str, Any] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
 
 
 def defenses(package: Path = PACKAGE) -> dict[str, Declared]:
@@ -122,6 +125,7 @@ def _declared(
     given: frozenset[str] = frozenset(),
 ) -> Declared:
     types: dict[str, Any] = {}
+    parts = set()
     required = set()
     for line, home in _fields(node, module or _module(file), package):
         key = line.target.id  # type: ignore[union-attr]
@@ -129,10 +133,11 @@ def _declared(
             types[key] = _type(line.annotation, home)
         except TypeError:
             types.pop(key, None)  # an objective or a schedule: code, not a parameter
+            parts.add(key)
         required.discard(key)
         if line.value is None and key in types and key not in given:
             required.add(key)
-    return Declared(name, file, types, frozenset(required))
+    return Declared(name, file, types, frozenset(required), frozenset(parts) - set(types))
 
 
 def _fields(

@@ -24,7 +24,8 @@ def guesses_file(cell: Mapping[str, Any]) -> Path:
     )
     budget = f"--x{cell['budget']}" if cell.get("budget", 1) != 1 else ""
     return transcripts.with_name(
-        f"{transcripts.stem}--{cell['attack']}--{cell['evidence']}{budget}.safetensors"
+        f"{transcripts.stem}--{cell['attack']}--{cell['evidence']}--{cell['settings']}{budget}"
+        ".safetensors"
     )
 
 

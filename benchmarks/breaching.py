@@ -159,7 +159,7 @@ def compare(peer: Peer, workload: Workload, folder: Path, rounds: int, rate: flo
     pixels = tensors["pixels"]
     quality = psnr((found * std + mean).clamp(0, 1), pixels)
     own = psnr(torch.stack([g.images for g in guesses]), pixels)
-    board = get("ig").configured(iterations=workload.iterations)
+    board = get("ig").configured(optimiser={"lr": 0.2}, iterations=workload.iterations)
     usual = psnr(torch.stack([g.images for g in engine(board, given)[1]]), pixels)
     floor = operations(given, tensors["start"]) / rate * 1000
     mine = median(ours) * unit

@@ -298,6 +298,77 @@ def test_starts_are_the_same_under_every_defense(small: board.Board, tmp_path: P
     assert len(set(json.loads(starts.pop()))) == board.VICTIMS
 
 
+def test_published_settings_run_on_the_control_beside_the_boards() -> None:
+    """Once as declared, on the whole message, where the board's settings are others."""
+    digits = load_params().board("digits")
+    tasks = campaign.plan("digits", digits, Path(), None)
+    found = [t for t in tasks if t.key["settings"] == "published"]
+    assert {t.key["defense"] for t in found} == {"none"}
+    assert {t.key["attack"] for t in found} == {"ig", "dlg"}
+    assert all(t.fields == {} and t.only == "oblivious" for t in found)
+    assert {t.key["seed"] for t in found} == {digits.seeds[0]}
+    names = [tuple(t.key.values()) for t in tasks]
+    assert len(set(names)) == len(names)
+    for task in found:
+        twin = {**task.key, "settings": "board"}
+        assert [t.fields for t in tasks if t.key == twin] == [
+            digits.attacks[task.key["attack"]].fields
+        ]
+
+
+def test_the_control_is_attacked_by_the_ensemble_on_whatever_it_shows(small: board.Board) -> None:
+    """Also where its evidence needs no knowledge of a defense, as all of it does under FedAvg."""
+    params = load_params()
+    for scenario in ("digits", "digits-fedavg"):
+        tasks = [t for t in campaign.plan(scenario, params.board(scenario), Path(), None)
+                 if (t.key["attack"], t.key["defense"]) == ("auto", "none")]  # fmt: skip
+        assert tasks and all(t.knowledge is None for t in tasks)
+    task = replace(small.task("none", "toy"), knowledge=params.attacks["auto"].knowledge)
+    assert "oblivious" in by_evidence(attack_transcripts(task))
+
+
+def test_starts_do_not_depend_on_the_settings(small: board.Board, tmp_path: Path) -> None:
+    diary = tmp_path / "starts"
+    for settings, level in (("board", 0.25), ("published", 0.75)):
+        task = small.task("none", "toy", diary=str(diary), level=level)
+        attack_transcripts(replace(task, key={**task.key, "settings": settings}, only="oblivious"))
+    lines = diary.read_text().splitlines()
+    assert len(lines) == 2 and lines[0] == lines[1]
+
+
+def test_settings_are_part_of_a_files_name() -> None:
+    about = {"point": "p", "seed": 0, "checkpoint": "init", "batch_size": 1, "attack": "ig",
+             "evidence": "oblivious", "settings": "board"}  # fmt: skip
+    other = {**about, "settings": "published"}
+    assert "board" in guesses_file(about).name and guesses_file(about) != guesses_file(other)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner(Toy):
+    """Three predictions, the last victim four, and ten gradients of simulated messages."""
+
+    def reconstruct(
+        self, evidences: Any, public: Any, seeds: Any, deadline: float | None
+    ) -> list[Guess]:
+        guesses = super().reconstruct(evidences, public, seeds, deadline)
+        counted = [replace(g, evaluations=3, simulated=10) for g in guesses]
+        return [*counted[:-1], replace(counted[-1], evaluations=4)]
+
+
+def test_evaluations_are_gradients_of_the_client_per_victim(
+    small: board.Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(base._REGISTRY, "toy", Learner())
+    task = small.task("ppp", "toy", level=0.125)
+    costs = {name: found[0].cost for name, found in readable(read(task.transcripts)).items()}
+    for record in attack_transcripts(task):
+        spent = load_file(Path(record["cell"]) / "guesses.safetensors")["evaluations"]
+        cost = costs[record["evidence"]]
+        assert spent.dtype == torch.int64
+        assert spent.tolist() == [3 * cost + 10] * (board.VICTIMS - 1) + [4 * cost + 10]
+        assert record["evaluations"] == 4 * cost + 10
+
+
 def test_guesses_are_an_entry_of_the_out_and_the_list_says_which(
     small: board.Board, tmp_path: Path
 ) -> None:

@@ -184,6 +184,8 @@ F = "scenarios.digits.federation"
         ("attacks.igg", {}, ["attacks: 'igg'", "did you mean ig?"]),
         ("attacks.ig.iteration", 5, ["attacks.ig: 'iteration'", "did you mean iterations?"]),
         ("attacks.ig.iterations", 1.5, ["attacks.ig.iterations: 1.5", "integer"]),
+        ("attacks.ig.optimiser", 0.2, ["attacks.ig.optimiser: 0.2", "mapping"]),
+        ("attacks.ig.settings", ["paper"], ["attacks.ig.settings", "board", "published"]),
         ("attacks.ig.checkpoints", ["late"], ["attacks.ig.checkpoints: 'late'", "early, init"]),
         ("scoring", {"candidates": 1}, ["scoring.candidates: 1"]),
         ("scoring", {"bootstrap": 100}, ["scoring: 'bootstrap'", "confidence"]),

@@ -30,7 +30,7 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
         "scenarios": {"text": text},
         "defenses": {"none": {}, "pruning": {"points": {"keep-10": {"keep": 0.1}}}},
         "attacks": {"dager": {"knowledge": ["oblivious"]},
-                    "tag": {"iterations": 5, "batch_sizes": [1]}},
+                    "tag": {"iterations": 5, "batch_sizes": [1], "settings": ["board"]}},
     }  # fmt: skip
 
 

@@ -5,13 +5,13 @@ expensive for the victims that are still unexplained, and the attack's own loss 
 victim is done and which candidate is kept. First of all comes a closed form that certifies what it
 finds, peeling: a batch that it takes apart to the last image needs no search; where some are left,
 the search begins at those found, and these are kept. One round of searches is L-BFGS on the cosine
-(the optimiser of Zhu et al., NeurIPS 2019), which finds exact explanations within tens of
-evaluations, then signed Adam on the cosine with total variation (Geiping et al., NeurIPS 2020) for
-what is still open, from where L-BFGS ended if that explains the evidence (of several explanations
-the prior prefers the smoothest), afresh if not; where noise or too few observations leave the
-choice to the prior, Adam alone. Three and ten times the budget add rounds of two and of seven
-times the length, each from a fresh start, so that a larger budget contains the smaller ones: what
-they still gain says whether the budget was the limit.
+(the optimiser of Zhu et al., NeurIPS 2019), which finds exact explanations soonest, then signed
+Adam on the cosine with total variation (Geiping et al., NeurIPS 2020) for what is still open, from
+where L-BFGS ended if that explains the evidence (of several explanations the prior prefers the
+smoothest), afresh if not; where noise or too few observations leave the choice to the prior, Adam
+alone. Three and ten times the budget add rounds of two and of seven times the length, each from a
+fresh start, so that a larger budget contains the smaller ones: what they still gain says whether
+the budget was the limit.
 """
 
 from __future__ import annotations

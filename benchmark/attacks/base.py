@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import math
 import pkgutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
@@ -41,8 +42,12 @@ class Guess:
     hidden       the client's hidden variables that explain the evidence together with the images
     loss         the attack's own objective at its solution, data term only (no prior); before
                  clipping to [0, 1] for attacks without a box
-    evaluations  predictions that were differentiated, all restarts and line searches counted; each
-                 takes as many gradients of the victim model as its evidence's ``cost`` says
+    evaluations  predictions that finding the guess took, differentiated or not: all restarts, line
+                 searches, rejected candidates and auxiliary searches counted; each takes as many
+                 gradients of the victim model as its evidence's ``cost`` says. What is predicted
+                 only to report ``loss`` decides nothing and is not counted
+    simulated    gradients of the victim model in messages that were simulated to learn from. What
+                 is learned once for a cell counts whole for each of its victims
     stopped      "budget", "converged" or "timeout"; empty for closed forms
     strategy     how the engine computed it, a pure function of shapes; empty without an engine
     chunk        trials computed together
@@ -56,6 +61,7 @@ class Guess:
     hidden: dict[str, Tensor] = field(default_factory=dict)
     loss: float = math.nan
     evaluations: int = 0
+    simulated: int = 0
     stopped: str = ""
     strategy: str = ""
     chunk: int = 0
@@ -232,8 +238,10 @@ class Attack:
     def configured(self, **changes: Any) -> Attack:
         """The same attack with other parameters; nested values by mappings: `prior={"weight": 0}`.
 
+        A mapping with `is` names another class of the same module: `optimiser={"is": "LBFGS"}`.
+
         Raises:
-            ValueError: naming an unknown parameter and what is allowed.
+            ParamsError: naming an unknown parameter and what is allowed.
         """
         return _replaced(self, changes, self.name, fixed=(*_DESCRIPTION, "name"))
 
@@ -274,6 +282,7 @@ class Attack:
             applicable=applicable,
             loss=float(guess.loss),
             evaluations=max(0, int(guess.evaluations)),
+            simulated=max(0, int(guess.simulated)),
         )
 
 
@@ -355,11 +364,34 @@ def _replaced(value: Any, changes: Mapping[str, Any], where: str, fixed: tuple[s
     new = {}
     for key, change in changes.items():
         if key not in allowed:
-            raise ValueError(
+            raise ParamsError(
                 f"{where} has no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}"
             )
         old = getattr(value, key)
         if isinstance(change, Mapping) and dataclasses.is_dataclass(old):
-            change = _replaced(old, change, f"{where}.{key}", ())
+            inner = {name: entry for name, entry in change.items() if name != "is"}
+            if "is" in change:
+                old = _sibling(old, change["is"], f"{where}.{key}")
+            change = _replaced(old, inner, f"{where}.{key}", ())
         new[key] = tuple(change) if isinstance(change, list) else change
     return dataclasses.replace(value, **new)
+
+
+def _sibling(value: Any, wanted: Any, where: str) -> Any:
+    """A value of the class that is called so, which stands beside that of the ``value``."""
+    beside = {
+        name: cls
+        for name, cls in vars(sys.modules[type(value).__module__]).items()
+        if dataclasses.is_dataclass(cls) and isinstance(cls, type) and _has_defaults(cls)
+    }
+    if wanted not in beside:
+        raise ParamsError(f"{where} cannot be {wanted!r}; allowed: {', '.join(sorted(beside))}")
+    return value if type(value) is beside[wanted] else beside[wanted]()
+
+
+def _has_defaults(cls: Any) -> bool:
+    missing = dataclasses.MISSING
+    return all(
+        f.default is not missing or f.default_factory is not missing
+        for f in dataclasses.fields(cls)
+    )

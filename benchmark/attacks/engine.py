@@ -32,12 +32,10 @@ from benchmark.attacks.traces import TRACES
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence
 
-# One vmapped call beats a loop up to so many observed entries, and so many times images. Eight
-# victims, one thread, both traced: the board's model (14 thousand) 2.9 times faster at B=1, 3.6 at
-# B=8, 2.1 at B=32; LeNet (16 thousand) 3.2 at B=1, 32 victims 5.7; the convolutional network (242
-# thousand) 1.4 at B=1, 0.9 to 1.1 at B=4; a hypernetwork with 450 thousand outputs 0.93, with 1.8
-# million 0.2. In a stack the layers with shared weights see one large batch, and the weight
-# gradients of all trials are one convolution with a group for each.
+# One vmapped call beats a loop up to so many observed entries, and so many times images: a choice
+# that `python -m benchmarks.breaching` prints beside its time. In a stack the layers with shared
+# weights see one large batch, and the weight gradients of all trials are one convolution with a
+# group for each.
 _ENTRIES, _ENTRIES_TIMES_IMAGES = 300_000, 500_000
 # Tensors of the size of an update that are alive at once, and the largest stacks.
 _COPIES = 16

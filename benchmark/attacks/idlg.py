@@ -1,9 +1,9 @@
 """Improved deep leakage from gradients: the label is read off the gradient, images are optimised.
 
 Source: Zhao, Mopuri and Bilen, 2020, arXiv:2001.02610. For one image under cross-entropy the true
-class alone has a negative bias gradient, so that only the image is left to find. Published label
-accuracy: 100% on MNIST, CIFAR-100 and LFW, against 89.9, 83.3 and 79.1% for DLG's joint search.
-Granted labels are used where there are several images, for which the rule does not hold.
+class alone has a negative bias gradient, so that only the image is left to find. Granted labels are
+used where there are several images, for which the rule does not hold. The public code searches as
+DLG's does: 300 calls of torch's L-BFGS for 20 iterations each; our readings are those of `dlg.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ IMPROVED_DEEP_LEAKAGE = register(
         objective=SquaredError(),
         optimiser=LBFGS(history=100, patience=100, tolerance=1e-9),
         labels=Given() | Inferred(),
-        iterations=100,
+        iterations=6000,
     )
 )

@@ -14,9 +14,6 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence, Tensors
 
-BATCH = 64
-"""Examples in one step of training."""
-
 
 def simulated(
     evidence: Evidence, images: Tensor, labels: Tensor, rng: Generator, deadline: float | None
@@ -55,6 +52,7 @@ def fit(
     rate: float,
     rng: Generator,
     deadline: float | None = None,
+    batch: int = 64,
 ) -> bool:
     """Train on squared error whatever the order of a target's images; Adam, half a cosine.
 
@@ -63,15 +61,16 @@ def fit(
         targets: [examples, N, ...] images; the network returns the same shape per example.
         rate: the first step size; it falls to zero.
         deadline: an instant of `time.monotonic` after which training ends.
+        batch: examples in one step of training.
 
     Returns:
         Whether the deadline ended it.
     """
-    steps = epochs * -(-len(inputs) // BATCH)
+    steps = epochs * -(-len(inputs) // batch)
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(epochs):
-        for rows in torch.randperm(len(inputs), generator=rng).split(BATCH):
+        for rows in torch.randperm(len(inputs), generator=rng).split(batch):
             if deadline is not None and time.monotonic() > deadline:
                 return True
             optimiser.zero_grad()

@@ -57,7 +57,7 @@ class _HalfGap(Function):
     """Half the squared distance between a prediction's direction and a unit target.
 
     Predictions are as large as the model, and passes over them are what the objective costs:
-    written out, value and gradient take a third of the passes that autograd makes of it.
+    written out, value and gradient take fewer passes than autograd makes of it.
     """
 
     generate_vmap_rule = True

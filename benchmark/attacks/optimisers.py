@@ -6,10 +6,11 @@ The result of a trial is the iterate with the least loss of its own, not the las
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -40,14 +41,15 @@ class Problem:
 
     evaluate   losses and gradients at a point per trial
     narrowed   (rows) -> the same for those trials alone, in that order; None: not to be had
-    fresh      (attempt) -> random starts for all trials; attempt 0 is the first
+    fresh      (attempt, rows) -> random starts for those trials, None for all; attempt 0 is a
+               trial's first, and what a trial's n-th attempt is depends on that trial alone
     box        lowest and highest values of a variable, [1, ...] tensors, for those that have them
     rates      first-order step sizes of single variables; others use the optimiser's own
     deadline   instant of `time.monotonic` after which the best so far is returned
     """
 
     evaluate: Evaluate
-    fresh: Callable[[int], Variables]
+    fresh: Callable[[int, Sequence[int] | None], Variables]
     narrowed: Callable[[Tensor], Evaluate] | None = None
     box: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -119,20 +121,30 @@ class Optimiser(Protocol):
 class SignedAdam:
     """Adam on the sign of the images' gradient; plain Adam on everything else.
 
-    Source: Geiping et al., NeurIPS 2020. Step sizes fall tenfold at each milestone (shares of the
-    budget); images are projected to their box after every step.
+    Source: Geiping et al., NeurIPS 2020. Images are projected to their box after every step.
 
     A trial whose data loss falls to the tolerance is done: what it is evaluated at afterwards is
     neither kept nor counted. Once half of a stack is done it is halved.
 
-    lr         step size of the images, in normalised model inputs
-    signed     the variables whose gradient's sign is used
-    tolerance  data loss of a trial that is done
+    lr            step size of the images, in normalised model inputs
+    fall          how step sizes fall: by the factor `decay` at each of the `milestones` (shares of
+                  the budget), or to the share `least` along a line or half a cosine
+    warmup        steps over which step sizes rise in proportion to their number
+    clip          largest norm of a trial's gradient, all variables together; None for any
+    weight_decay  share of every variable that a step of size one takes away, apart from Adam's
+                  means (Loshchilov and Hutter, ICLR 2019)
+    signed        the variables whose gradient's sign is used
+    tolerance     data loss of a trial that is done
     """
 
     lr: float = 0.1
+    fall: Literal["steps", "linear", "cosine"] = "steps"
     milestones: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
     decay: float = 0.1
+    least: float = 0.0
+    warmup: int = 0
+    clip: float | None = None
+    weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -141,7 +153,7 @@ class SignedAdam:
 
     def minimise(self, problem: Problem, evaluations: int) -> Best:
         """At most `evaluations` steps, each from one gradient evaluation."""
-        point, evaluate = problem.fresh(0), problem.evaluate
+        point, evaluate = problem.fresh(0, None), problem.evaluate
         state = _Moments.of(point)
         whole = best = Best.of(point)
         rows = torch.arange(len(best.total), device=best.total.device)
@@ -163,8 +175,10 @@ class SignedAdam:
                     evaluate = problem.narrowed(rows)
             at = evaluate(point)
             best.note(point, at, running)
-            slower = self.decay ** sum(step >= m * evaluations for m in self.milestones)
-            moves = state.moves(self, at.gradients, step)
+            slower = self._share(step, evaluations)
+            moves = state.moves(self, _clipped(at.gradients, self.clip), step)
+            if self.weight_decay:
+                moves = {n: move + self.weight_decay * point[n] for n, move in moves.items()}
             point = {
                 name: value - problem.rates.get(name, self.lr) * slower * moves[name]
                 for name, value in point.items()
@@ -173,6 +187,26 @@ class SignedAdam:
                 point[name] = point[name].clamp(low, high)
         whole.put(rows, best)
         return _ended(whole, why, whole.data <= self.tolerance)
+
+    def _share(self, step: int, steps: int) -> float:
+        """What part of the step size a step has."""
+        risen = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.fall == "steps":
+            return risen * self.decay ** sum(step >= m * steps for m in self.milestones)
+        if step < self.warmup:
+            return risen
+        gone = (step - self.warmup) / max(1, steps - self.warmup)
+        left = 1 - gone if self.fall == "linear" else 0.5 * (1 + math.cos(math.pi * gone))
+        return self.least + (1 - self.least) * left
+
+
+def _clipped(gradients: Variables, most: float | None) -> Variables:
+    """Every trial's gradient, at most so long."""
+    if most is None:
+        return gradients
+    length = _join(gradients).norm(dim=1)
+    share = (most / length).clamp(max=1.0).nan_to_num(0.0)
+    return {name: slope * _as(share, slope) for name, slope in gradients.items()}
 
 
 # Steps between two looks at who is done, and the steps left for which a new stack, with a trace of
@@ -240,11 +274,11 @@ class LBFGS:
 
     def minimise(self, problem: Problem, evaluations: int) -> Best:
         """At most `evaluations` gradient evaluations per trial."""
-        start = problem.fresh(0)
+        start = problem.fresh(0, None)
         best = Best.of(start)
         shapes = {name: value.shape[1:] for name, value in start.items()}
         state = _Search(self, _join(start))
-        restarts = 0
+        attempts = [0] * len(best.total)  # of each trial: another's restarts are no matter
         while True:
             running = ~state.done
             if not bool(running.any()):
@@ -258,9 +292,12 @@ class LBFGS:
             at = problem.evaluate(trial)
             best.note(trial, at, running)
             state.observe(at.total, _join(at.gradients))
-            if bool(state.stuck.any()):
-                restarts += 1
-                state.restart(_join(problem.fresh(restarts)))
+            stuck = state.stuck.nonzero().flatten().tolist()
+            for row in stuck:
+                attempts[row] += 1
+            for attempt in sorted({attempts[row] for row in stuck}):
+                rows = [row for row in stuck if attempts[row] == attempt]
+                state.restart(rows, _join(problem.fresh(attempt, rows)))
 
 
 class _Search:
@@ -337,18 +374,19 @@ class _Search:
         if bool((accept | forget).any()):
             self._aim(accept | forget)
 
-    def restart(self, fresh: Tensor) -> None:
-        """Begin again at `fresh` where a trial is stuck."""
-        stuck = self.stuck
+    def restart(self, rows: Sequence[int], fresh: Tensor) -> None:
+        """Begin again at `fresh`, one point for each of the trials `rows`, which are stuck."""
+        places = torch.as_tensor(rows, device=self.point.device)
+        stuck = torch.zeros_like(self.stuck).index_fill_(0, places, True)
         self._forget(stuck)
-        self.point = torch.where(stuck[:, None], fresh, self.point)
+        self.point = self.point.index_copy(0, places, fresh)
         self.direction = torch.where(stuck[:, None], 0.0, self.direction)
         self.loss = torch.where(stuck, torch.inf, self.loss)
         self.begun = self.begun & ~stuck
         self.step = torch.where(stuck, 0.0, self.step)
         for counter in (self.tries, self.idle):
             counter.masked_fill_(stuck, 0.0)
-        self.stuck = torch.zeros_like(stuck)
+        self.stuck = self.stuck & ~stuck
 
     def _accept(self, accept: Tensor, loss: Tensor, gradient: Tensor) -> None:
         rule = self.rule

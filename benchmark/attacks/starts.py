@@ -95,14 +95,23 @@ class Starts:
         self.hidden = dict(evidence.hidden)
         self.trials = [(seed, restart) for seed in seeds for restart in range(restarts)]
 
-    def draw(self, attempt: int, chunk: slice, place: torch.device | None = None) -> Variables:
-        """Variables [trials, ...] of a chunk of trials; attempt 0 comes before any restart.
+    def draw(
+        self,
+        attempt: int,
+        rows: Sequence[int] | None = None,
+        chunk: slice = slice(None),
+        place: torch.device | None = None,
+    ) -> Variables:
+        """Variables [rows, ...] of some trials of a chunk (None: all of them); attempt 0 comes
+        before any restart.
 
         Drawn on the processor and moved to ``place``, so that all devices begin alike.
         """
-        numbers = range(len(self.trials))[chunk]
-        rows = [self._begun(number, attempt) or self._one(number, attempt) for number in numbers]
-        return {name: torch.stack([row[name] for row in rows]).to(place) for name in rows[0]}
+        numbers: Sequence[int] = range(len(self.trials))[chunk]
+        if rows is not None:
+            numbers = [numbers[row] for row in rows]
+        drawn = [self._begun(number, attempt) or self._one(number, attempt) for number in numbers]
+        return {name: torch.stack([one[name] for one in drawn]).to(place) for name in drawn[0]}
 
     def _begun(self, number: int, attempt: int) -> Variables | None:
         """Where the first restart of a victim was told to begin."""

@@ -108,7 +108,7 @@ def _graph(function: Gradient, leaves: Sequence[Tensor]) -> torch.fx.GraphModule
 
 
 def _tidy(graph: torch.fx.Graph) -> None:
-    """Leave out what is computed twice, changes nothing, or is not used: a fifth of the nodes."""
+    """Leave out what is computed twice, changes nothing, or is not used."""
     first: dict[str, torch.fx.Node] = {}
     for node in list(graph.nodes):
         if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:

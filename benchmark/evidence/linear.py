@@ -10,7 +10,8 @@ over everything that could have arrived, and for one image the cosine of every r
 Where one image's gradient shows no gap and no noise, its bias gradient is what arrived: it is
 taken as it is, and inputs are compared in size as well.
 
-Matching inputs is far better conditioned than matching gradients, in a trained network above all.
+Matching inputs is better conditioned than matching gradients; what it gains is on the board, where
+the same attacks run on `rows` and on the whole message.
 """
 
 from __future__ import annotations

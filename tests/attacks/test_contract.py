@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmark.attacks import base
 from benchmark.attacks.base import Attack, AttackError, Guess, Unsupported, get, names, register
 from benchmark.attacks.optimisation import OptimisationAttack
 from benchmark.attacks.optimisers import LBFGS
+from benchmark.complaints import ParamsError
 
 ATTACKS = [get(name) for name in names()]
 SEARCHES = [a for a in ATTACKS if isinstance(a, OptimisationAttack)]
@@ -194,6 +196,41 @@ def test_parameters_are_changed_by_name_or_refused(attack: Attack) -> None:
     assert getattr(attack.configured(optimiser={step: 0.5}).optimiser, step) == 0.5
     with pytest.raises(ValueError, match="allowed: .*iterations"):
         attack.configured(iteration=7)
+
+
+def test_a_part_is_exchanged_for_another_of_its_kind_by_name() -> None:
+    changed = get("ig").configured(optimiser={"is": "LBFGS", "history": 7})
+    assert changed.optimiser == LBFGS(history=7)
+    plain = get("ig").configured(optimiser={"is": "SignedAdam", "lr": 0.3}).optimiser
+    assert plain == dataclasses.replace(get("ig").optimiser, lr=0.3)
+    for wrong in ("Problem", "nothing", 3):
+        with pytest.raises(ParamsError, match="ig.optimiser cannot be .*LBFGS"):
+            get("ig").configured(optimiser={"is": wrong})
+
+
+PUBLISHED = {
+    "ig": {"iterations": 4800, "restarts": 1, "optimiser.lr": 0.1, "priors": [1e-4]},
+    "dlg": {"iterations": 300 * 20, "optimiser.history": 100},
+    "idlg": {"iterations": 300 * 20, "optimiser.history": 100},
+    "gradinversion": {"iterations": 20_000, "optimiser.lr": 0.1, "optimiser.warmup": 50,
+                      "optimiser.fall": "cosine", "priors": [1e-4, 1e-6]},
+    "dimitrov": {"iterations": 400, "optimiser.lr": 0.4, "optimiser.decay": 0.995,
+                 "priors": [1e-3]},
+    "tag": {"iterations": 1000, "optimiser.lr": 0.05, "optimiser.warmup": 50,
+            "optimiser.clip": 1.0, "optimiser.fall": "linear", "objective.absolute": 0.1},
+    "lamp": {"iterations": 2000, "optimiser.lr": 0.01, "fluency": 0.1, "exchanges": 200,
+             "priors": [0.1]},
+    "lti": {"layers": 3, "width": 3000, "rate": 1e-4, "batch": 256, "epochs": 200},
+    "rog": {"scale": 0.25, "iterations": 100, "rate": 0.05},
+}  # fmt: skip
+"""What the papers and their authors' code say, see each file's source."""
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_attacks_are_declared_as_they_were_published(name: str) -> None:
+    for path, wanted in PUBLISHED[name].items():
+        found = operator.attrgetter(path)(get(name))
+        assert ([prior.weight for prior in found] if path == "priors" else found) == wanted, path
 
 
 def test_two_attacks_of_one_name_are_refused() -> None:

@@ -18,7 +18,9 @@ from benchmark.defenses.base import build
 from tests import tiny
 from tests.attacks.learners import error, public_of, rounds
 
-LTI = get("lti").configured(examples=300, epochs=30, features=512, width=128)
+LTI = get("lti").configured(
+    examples=300, epochs=30, features=512, layers=2, width=128, batch=64, rate=1e-3
+)
 PUBLIC = public_of()
 MEAN = PUBLIC.images.mean(0)
 
@@ -66,6 +68,15 @@ def test_granted_labels_are_kept_and_others_are_guessed() -> None:
     truth = [int(e.given[0]) for e in attacked(tiny.setting_of("none"))[2]]
     right = sum(int(g.labels[0]) == label for g, label in zip(unknown, truth, strict=True))
     assert right >= 6
+
+
+def test_evaluations_are_the_gradients_of_all_simulated_messages() -> None:
+    """Three local steps of two images: three gradients a message, whatever a prediction costs."""
+    few = LTI.configured(examples=10, epochs=1)
+    for setting, gradients in ((tiny.setting_of("none"), 10), (tiny.fedavg("none"), 30)):
+        evidences = readable(rounds(setting, 2)[0])["oblivious"]
+        for guess in few.run(evidences, PUBLIC):
+            assert (guess.evaluations, guess.simulated) == (0, gradients)
 
 
 def test_the_size_of_a_gradient_does_not_matter() -> None:

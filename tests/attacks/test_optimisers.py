@@ -21,11 +21,10 @@ def problem(function, starts: torch.Tensor, **options) -> Problem:
         gradient, value = slope(variables["x"])
         return Evaluation(value, value, {"x": gradient})
 
-    def fresh(attempt):
+    def fresh(attempt, rows=None):
         rng = torch.Generator().manual_seed(attempt)
-        if attempt == 0:
-            return {"x": starts.clone()}
-        return {"x": torch.randn(starts.shape, generator=rng, dtype=starts.dtype)}
+        drawn = torch.randn(starts.shape, generator=rng, dtype=starts.dtype)
+        return {"x": (drawn if attempt else starts)[slice(None) if rows is None else rows].clone()}
 
     return Problem(evaluate=evaluate, fresh=fresh, **options)
 
@@ -68,6 +67,27 @@ def test_trials_do_not_influence_each_other() -> None:
             alone = optimiser.minimise(problem(rosenbrock, starts[row : row + 1]), 60)
             assert torch.allclose(alone.total[0], together.total[row], rtol=1e-9)
             assert torch.allclose(alone.variables["x"][0], together.variables["x"][row], rtol=1e-9)
+
+
+def test_a_trials_bits_do_not_depend_on_its_neighbours() -> None:
+    """Two trials on a plateau, which start afresh after some steps, next to others that never do
+    and to some that do at once: what is drawn is a trial's own next attempt, not the stack's."""
+
+    def plateau(x):
+        return torch.where(x[0] > 50, torch.nan, 1 - torch.exp(-(x**2).sum()))
+
+    far = torch.full((2, 3), 30.0, dtype=torch.float64)
+
+    def among(others: torch.Tensor):
+        return LBFGS().minimise(problem(plateau, torch.cat([far, others])), 60)
+
+    neighbours = [torch.full((3, 3), value, dtype=torch.float64) for value in (0.5, 25.0, 99.0)]
+    first, *others = [among(n) for n in neighbours]
+    assert int(first.evaluations[0]) > 1 and float(first.total[0]) < 1e-6
+    for other in others:
+        assert torch.equal(other.variables["x"][:2], first.variables["x"][:2])
+        assert torch.equal(other.total[:2], first.total[:2])
+        assert torch.equal(other.evaluations[:2], first.evaluations[:2])
 
 
 def test_two_loop_recursion_is_the_dense_bfgs_inverse() -> None:
@@ -132,7 +152,7 @@ def test_the_budget_is_kept_and_counted(optimiser) -> None:
         return Evaluation(1 + (x**2).sum(1), 1 + (x**2).sum(1), {"x": 2 * x})
 
     start = {"x": torch.ones(3, 2)}
-    best = optimiser.minimise(Problem(evaluate=evaluate, fresh=lambda a: start), 17)
+    best = optimiser.minimise(Problem(evaluate=evaluate, fresh=lambda attempt, rows: start), 17)
     assert len(calls) == 17
     assert best.evaluations.tolist() == [17] * 3
 
@@ -159,13 +179,50 @@ def test_signed_adam_is_torchs_adam_on_signs_with_milestones() -> None:
         return Evaluation(value, value, {"x": 2 * scales * x})
 
     optimiser = SignedAdam(lr=0.1, signed=("x",))
-    optimiser.minimise(Problem(evaluate=evaluate, fresh=lambda a: {"x": start[None].clone()}), 40)
+    optimiser.minimise(
+        Problem(evaluate=evaluate, fresh=lambda attempt, rows: {"x": start[None].clone()}), 40
+    )
     x = start.clone().requires_grad_()
     adam = torch.optim.Adam([x], lr=0.1)
     plan = torch.optim.lr_scheduler.MultiStepLR(adam, [15, 25, 35], 0.1)
     for k in range(40):
         assert torch.allclose(x.detach(), seen[k], atol=1e-9), k
         x.grad = (2 * scales * x).detach().sign()
+        adam.step()
+        plan.step()
+
+
+@pytest.mark.parametrize("fall", ["linear", "cosine"])
+def test_step_sizes_rise_and_fall_as_torchs_schedulers_have_them(fall) -> None:
+    """AdamW with clipped gradients, a linear warm-up, and a line or half a cosine to a tenth."""
+    start = torch.tensor([1.5, -0.7, 0.2], dtype=torch.float64)
+    scales = torch.tensor([1.0, 10.0, 0.1], dtype=torch.float64)
+    seen = []
+
+    def evaluate(variables):
+        x = variables["x"]
+        seen.append(x[0].clone())
+        value = (scales * x * x).sum(1)
+        return Evaluation(value, value, {"x": 2 * scales * x})
+
+    rule = SignedAdam(
+        lr=0.1, fall=fall, least=0.1, warmup=5, clip=1.0, weight_decay=0.01, signed=()
+    )
+    rule.minimise(
+        Problem(evaluate=evaluate, fresh=lambda attempt, rows: {"x": start[None].clone()}), 25
+    )
+    x = start.clone().requires_grad_()
+    adam = torch.optim.AdamW([x], lr=0.1, weight_decay=0.01)
+    rise = torch.optim.lr_scheduler.LinearLR(adam, 0.2, 1.0, 4)
+    if fall == "linear":
+        after = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.1, 20)
+    else:
+        after = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 20, 0.01)
+    plan = torch.optim.lr_scheduler.SequentialLR(adam, [rise, after], [5])
+    for k in range(25):
+        assert torch.allclose(x.detach(), seen[k], atol=1e-9), k
+        x.grad = 2 * scales * x.detach()
+        torch.nn.utils.clip_grad_norm_([x], 1.0)
         adam.step()
         plan.step()
 
@@ -184,7 +241,7 @@ def test_the_box_holds_and_the_best_iterate_is_returned() -> None:
 
     start = {"x": torch.tensor([[4.0, 2.0]])}
     best = SignedAdam(signed=("x",)).minimise(
-        Problem(evaluate=evaluate, fresh=lambda a: start, box={"x": (low, high)}), 20
+        Problem(evaluate=evaluate, fresh=lambda attempt, rows: start, box={"x": (low, high)}), 20
     )
     assert float(best.total[0]) == pytest.approx(np.min(losses))
 
@@ -203,7 +260,7 @@ def far_and_near(trials: int, seen: list[int]):
 
     return Problem(
         evaluate=evaluate,
-        fresh=lambda attempt: {"x": starts.clone()},
+        fresh=lambda attempt, rows: {"x": starts.clone()},
         narrowed=lambda rows: lambda variables: evaluate(variables, rows),
     )
 

@@ -18,7 +18,7 @@ from benchmark.defenses.base import build
 from tests import tiny
 from tests.attacks.learners import error, public_of, rounds
 
-ROG = get("rog").configured(scale=0.75, iterations=40, examples=64, width=16, epochs=80)
+ROG = get("rog").configured(scale=0.75, rate=0.15, iterations=40, examples=64, width=16, epochs=80)
 PUBLIC = public_of()
 
 
@@ -73,7 +73,9 @@ def test_batches_and_local_steps_are_read_and_masked_terms_refused() -> None:
     few = ROG.configured(iterations=4, examples=8, epochs=1)
     evidences = readable(rounds(tiny.fedavg("none", batch_size=2), 2)[0])["oblivious"]
     for guess in few.run(evidences, PUBLIC):
-        assert guess.images.shape == (6, 1, 6, 6) and guess.evaluations == 4
+        assert guess.images.shape == (6, 1, 6, 6)
+        # Its own search and one for each of the two batches that it learns from, of three steps.
+        assert (guess.evaluations, guess.simulated) == (4 + 2 * 4, 2 * 3)
     pruned = readable(rounds(tiny.setting_of(build("pruning", {})), 1)[0])["sent"]
     with pytest.raises(Unsupported, match="masks"):
         ROG.run(pruned, PUBLIC)

@@ -41,7 +41,7 @@ def test_a_trials_start_depends_on_its_own_seed_restart_and_attempt(victims) -> 
 
     def images(seeds, attempt=0):
         starts = Starts(evidence, seeds, 2, False, Normal())
-        return starts.draw(attempt, slice(0, 2 * len(seeds)))["images"]
+        return starts.draw(attempt, chunk=slice(0, 2 * len(seeds)))["images"]
 
     assert torch.equal(images([3, 4])[2:], images([4]))
     drawn = torch.cat([images([3, 4]), images([3, 4], attempt=1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,20 @@ from benchmark.attacks.base import AttackError, get
 from benchmark.attacks.fluency import Bigrams
 from benchmark.attacks.lamp import exchange
 from benchmark.attacks.objectives import SquaredAndAbsolute, prepare
+from benchmark.attacks.optimisation import Found
 from benchmark.attacks.priors import VectorLength
+from benchmark.config import load_params
 from benchmark.defenses.base import build as defense
 from benchmark.evidence.base import Term
 from benchmark.evidence.generic import oblivious, sent
 from tests import sentences, tiny
 
 SEARCHES = ["dlg", "tag", "lamp"]
+
+
+def short(name: str, iterations: int) -> Any:
+    """The attack in the board's settings, which take few iterations."""
+    return get(name).configured(**{**load_params().attacks[name].fields, "iterations": iterations})
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +36,7 @@ def victims() -> list[tiny.Victim]:
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_undefended_sentences_are_found(name: str, victims: list[tiny.Victim]) -> None:
-    attack = get(name).configured(iterations=90)
+    attack = short(name, 90)
     evidences = [oblivious(victim.transcript) for victim in victims]
     guesses = attack.run(evidences, sentences.public())
     right = [
@@ -44,7 +52,7 @@ def test_undefended_sentences_are_found(name: str, victims: list[tiny.Victim]) -
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_equal_seeds_give_equal_sentences(name: str, victims: list[tiny.Victim]) -> None:
-    attack = get(name).configured(iterations=9)
+    attack = short(name, 9)
     evidences = [oblivious(victim.transcript) for victim in victims[:2]]
     one = attack.run(evidences, sentences.public(), [5, 6])
     two = attack.run(evidences, sentences.public(), [5, 6])
@@ -106,6 +114,22 @@ def test_the_language_model_is_a_distribution_that_prefers_what_it_read() -> Non
     assert math.exp(-float(language.surprise[1, 2])) == pytest.approx(expected)
     assert language(heard[:1]) < language(heard[:1].flip(1))
     assert language(torch.stack([heard, heard])).shape == (2,)
+
+
+def test_the_best_round_is_kept_and_all_rounds_are_counted(
+    victims: list[tiny.Victim], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds that end with losses of 3, 1 and 2: the guess is the second one's."""
+    attack = get("lamp").configured(rounds=3, iterations=6, exchanges=4)
+    evidence = oblivious(victims[0].transcript)
+    vectors = [torch.full((1, sentences.LENGTH, 48), float(k)) for k in range(3)]
+    rounds = iter([[Found({"images": vectors[k]}, (3, 1, 2)[k], 0.1 * k, 2, "budget")]
+                   for k in range(3)])  # fmt: skip
+    monkeypatch.setattr(type(attack), "search", lambda *_: next(rounds))
+    (guess,) = attack.run([evidence], sentences.public())
+    assert guess.loss == pytest.approx(0.1)
+    assert torch.equal(guess.images, words.content(evidence, vectors[1]))
+    assert guess.evaluations == 3 * 2 + 2 * (4 + 1)
 
 
 def test_exchanges_only_reorder() -> None:

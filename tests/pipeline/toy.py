@@ -143,7 +143,7 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
         scenario["federation"] |= {"rounds": rounds, "checkpoints": {"init": 0, "early": 2}}
         scenario["observation"]["victims"] = 4
         scenario |= {"entrants": ENTRANTS[name], "attacks": ["ig"]}
-    params["attacks"]["ig"] = {"iterations": 8}
+    params["attacks"]["ig"] = {"iterations": 8, "settings": ["board"]}
     return params
 
 
