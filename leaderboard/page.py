@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ def render(scenarios: Sequence[Scenario]) -> str:
         knowledge=board_columns.KNOWLEDGE,
         threats=board_columns.THREATS,
         settings=board_columns.SETTINGS,
+        calibration=json.loads((HERE / "calibration.json").read_text(encoding="utf-8")),
         proven=board_columns.PROVEN,
         verdict_word=board_columns.verdict,
     )

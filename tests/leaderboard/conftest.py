@@ -534,7 +534,7 @@ def _reads_words(tables: Tables) -> None:
             if "recovered" in row:
                 row["exact_tokens"] = row["recovered"]
             row.update({name: None for name in pictures & row.keys()})
-            if row.get("success_rate") is not None and "exact_tokens" in row:
+            if row.get("success_rate") is not None and "rouge1" in row:
                 row.update({"exact_tokens": row["success_rate"], "rouge1": 0.5, "rouge2": 0.25,
                             "rougeL": 0.4, "floor_tokens": 0.125})  # fmt: skip
 
