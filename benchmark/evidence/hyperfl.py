@@ -132,9 +132,13 @@ def separate(transcript: Transcript) -> tuple[Tensor, Tensor] | None:
     slices = torch.einsum("or,oik,si->krs", left, total, right)
     ratios = slices @ torch.linalg.inv(slices[0])
     weights = torch.randn(len(ratios), generator=generator("attacker", "pencil")).double()
-    mixing = torch.linalg.eig(torch.einsum("k,krs->rs", weights, ratios)).eigenvectors.real
+    values, vectors = torch.linalg.eig(torch.einsum("k,krs->rs", weights, ratios))
+    apart = (values[:, None] - values).abs() + torch.eye(steps).double() * values.abs().max()
+    if not bool(apart.min() > LEAST_SINGULAR * values.abs().max()):
+        return None  # two steps with one code, such as units that were all dead
+    mixing = vectors.real
     if not bool(torch.linalg.cond(mixing) < 1 / LEAST_SINGULAR):
-        return None  # two steps with one code, or with inputs that do not differ
+        return None  # inputs that do not differ
     codes = torch.linalg.solve(mixing, ratios @ mixing).diagonal(dim1=1, dim2=2).T
     upstream = left @ mixing
     # what enters the bias is a one, so that the columns add up to its gradient
