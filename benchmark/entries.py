@@ -7,6 +7,7 @@ the out no longer wants stays in the local store. Files are linked, not copied, 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from benchmark.cells import Store
 from benchmark.progress import clock
 
 FOLDER = "entries"
+LATEST = 200
+"""Entries from which it is told how long others will take."""
 
 
 def adopt(out: Path, store: Store) -> None:
@@ -40,6 +43,12 @@ def place(folders: Iterable[Path], out: Path) -> None:
 def entry_path(out: Path, digest: str) -> Path:
     """Where an out has an entry."""
     return out / FOLDER / digest
+
+
+def measured(store: Store, file: str) -> list[float]:
+    """The seconds that the store's latest entries took, as their ``file`` has it."""
+    found = sorted(store.root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
+    return [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in found[-LATEST:]]
 
 
 def plan_line(what: str, total: int, missing: int, known: Iterable[float], workers: int) -> str:

@@ -18,7 +18,7 @@ from benchmark.campaign import (
 )
 from benchmark.cells import Store
 from benchmark.config import load_params
-from benchmark.entries import adopt, place, plan_line
+from benchmark.entries import adopt, measured, place, plan_line
 from benchmark.execution import Failure, choose, run
 from benchmark.naming import artifact
 from benchmark.records import write_json
@@ -63,6 +63,7 @@ def _attacked(tasks: list[Task], describe: str) -> list[dict[str, Any]]:
         else:
             records += done
     known = [record["seconds"] for record in records if "seconds" in record]
+    known = known or measured(Store(CELLS), "cell.json")
     line = plan_line("cells", len(records) + missing, missing, known, choose(len(waiting)).workers)
     say(f"{describe}: {line}")
     for task, done in run(attack_transcripts, waiting, describe=describe):

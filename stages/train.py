@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.cells import Store
 from benchmark.config import load_params
-from benchmark.entries import adopt, place, plan_line
+from benchmark.entries import adopt, measured, place, plan_line
 from benchmark.execution import Failure, choose, run
 from benchmark.naming import artifact
 from benchmark.records import write_json
@@ -33,6 +33,7 @@ def train(scenario: str) -> None:
         keys = digests(runs, board, artifact(scenario))
         missing = [each for each in runs if store.get(keys[each]) is None]
         known = [_record(store.get(keys[r]))["seconds"] for r in runs if r not in missing]
+        known = known or measured(store, "record.json")
         line = plan_line("runs", len(runs), len(missing), known, choose(len(missing)).workers)
         say(f"train {scenario}: {line}")
         jobs, failed = [(each, keys[each]) for each in missing], []

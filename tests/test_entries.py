@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.cells import Store, digest
-from benchmark.entries import adopt, entry_path, place, plan_line
+from benchmark.entries import adopt, entry_path, measured, place, plan_line
 
 
 def _made(store: Store, number: int) -> Path:
@@ -62,3 +62,14 @@ def test_what_is_neither_tensors_nor_json_is_not_adopted(tmp_path):
 )
 def test_the_plan_is_said_in_numbers(total, missing, known, line):
     assert plan_line("cells", total, missing, known, 2) == line
+
+
+def test_how_long_entries_took_is_read_from_the_latest(tmp_path):
+    store = Store(tmp_path / "store")
+    for number in (1, 2):
+        store.put(
+            digest(number),
+            lambda folder, n=number: (folder / "cell.json").write_text(f'{{"seconds": {n}.5}}'),
+        )
+    assert sorted(measured(store, "cell.json")) == [1.5, 2.5]
+    assert measured(Store(tmp_path / "empty"), "cell.json") == []
