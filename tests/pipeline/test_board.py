@@ -52,7 +52,7 @@ def test_cells_are_complete_for_the_plan(first, results, scenario):
     cells = _cells(results, scenario)
     oblivious = cells[cells["evidence"] == "oblivious"]
     planned = {
-        (scenario, defense, point, checkpoint, attack, "oblivious", seed, size)
+        (scenario, defense, point, checkpoint, attack, "oblivious", "board", seed, size)
         for defense in chosen["entrants"]
         for point, checkpoint, attack, seed, size in itertools.product(
             params["defenses"][defense].get("points", {"default": {}}),
@@ -117,7 +117,7 @@ def test_the_other_tables_and_the_catalog_agree_with_the_plan(first, results, sc
     assert set(ranking["checkpoint"]) == {"init", "early"}
     catalog = json.loads((folder / "catalog.json").read_text())
     origin = json.loads((folder / "provenance.json").read_text())
-    assert catalog["schema"] == origin["schema"] == SCHEMA == 1
+    assert catalog["schema"] == origin["schema"] == SCHEMA == 2
     assert set(catalog["defenses"]) == set(params["scenarios"][scenario]["entrants"])
     assert re.fullmatch("[0-9a-f]{40}", origin["commit"]) and origin["dirty"] is False
     assert origin["cells"]["total"] == len(read_table(folder / "cells.csv"))
