@@ -83,7 +83,9 @@ def assemble(
     write_table(folder / "training.csv", [_training(r, board.federation) for r in records])
     write_table(folder / "checkpoints.csv", [row for r in records for row in _checkpoints(r)])
     scored = read_table(folder / "victims.csv")
-    about = catalog(name, params, tau, read_training(sources.train).test_labels.tolist())
+    data = read_training(sources.train)
+    clients = [data.labels[data.owner == i].tolist() for i in range(board.federation.clients)]
+    about = catalog(name, params, tau, data.test_labels.tolist(), clients)
     write_json(folder / "catalog.json", about)
     ranking = rank(
         read_table(folder / "cells.csv"), scored, read_table(folder / "training.csv"),

@@ -74,8 +74,8 @@ METRICS: dict[str, dict[str, Any]] = {
     "learned_success": {
         "title": "Uses extra data", "unit": "share", "higher_is_better": False, "low": 0,
         "high": 1,
-        "summary": "Share of private examples recovered by the strongest attack that learned from "
-        "auxiliary data: another threat, part of no other figure.",
+        "summary": "Share of private examples recovered by attacks that learned from auxiliary "
+        "data, the best guess per example: another threat, part of no other figure.",
     },
     "budget": {
         "title": "Budget", "unit": "", "higher_is_better": None, "low": 1, "high": None,
@@ -176,8 +176,14 @@ METRICS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def catalog(name: str, params: Params, tau: float, test_labels: Sequence[int]) -> dict[str, Any]:
-    """catalog.json of one scenario."""
+def catalog(
+    name: str,
+    params: Params,
+    tau: float,
+    test_labels: Sequence[int],
+    client_labels: Sequence[Sequence[int]],
+) -> dict[str, Any]:
+    """catalog.json of one scenario, with the labels of its test set and of each client."""
     from benchmark.attacks.base import get as attack
     from benchmark.defenses.base import get as defense
     from benchmark.evidence.base import readings
@@ -234,7 +240,8 @@ def catalog(name: str, params: Params, tau: float, test_labels: Sequence[int]) -
             "seeds": list(scenario.seeds),
             "tau": tau,
             "headline": scenario.headline.model_dump(),
-            "chance": max(Counter(test_labels).values()) / len(test_labels),
+            "chance": _largest(test_labels),
+            "chance_personal": sum(map(_largest, client_labels)) / len(client_labels),
             "test_examples": len(test_labels),
         },
         "scoring": params.scoring.model_dump(),
@@ -258,3 +265,8 @@ def catalog(name: str, params: Params, tau: float, test_labels: Sequence[int]) -
         "evidence": known,
         "metrics": METRICS,
     }
+
+
+def _largest(labels: Sequence[int]) -> float:
+    """The largest class's share."""
+    return max(Counter(labels).values()) / len(labels)

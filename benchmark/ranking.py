@@ -53,6 +53,8 @@ class Facts:
     confidence: float
     chance: float
     """The largest class's share of the test set."""
+    chance_personal: float
+    """The mean over clients of their largest class's share of their own examples."""
     test_examples: int
     personalised: frozenset[str] = frozenset()
     """Defenses whose accuracy is that of clients' own models."""
@@ -77,6 +79,7 @@ class Facts:
             local_steps=about["local_steps"],
             confidence=catalog["scoring"]["confidence"],
             chance=about["chance"],
+            chance_personal=about["chance_personal"],
             test_examples=about["test_examples"],
             personalised=frozenset(n for n, each in defenses.items() if each["personalised"]),
             randomised=frozenset(n for n, each in defenses.items() if each["randomised"]),
@@ -140,6 +143,11 @@ def _row(
         "share_exhausted": None, "share_inconclusive": None,
         "floor_success": None, "floor_psnr": None,
     }  # fmt: skip
+    diverged = cells.loc[cells["reason"].fillna("").str.startswith("training diverged"), "reason"]
+    if len(diverged):
+        row |= {"status": "unsupported", "reason": diverged.iloc[0]}
+    # published settings run on the control alone: with them it would be attacked harder
+    images = images[images["settings"] == "board"]
     row |= dict.fromkeys(f"{name}_{end}" for name in CLASSES for end in ("lo", "hi"))
     learned = images["threat"] == "auxiliary"
     row |= _figure("learned", images[learned], facts)
@@ -151,13 +159,14 @@ def _row(
         baseline = images.groupby(IMAGE)[["floor_success", "floor_psnr"]].max()
         row |= {
             "n": len(baseline),
-            "n_victims": len(images[["seed", "victim"]].drop_duplicates()),
+            "n_victims": _messages(images),
             "floor_success": float(baseline["floor_success"].mean()),
             "floor_psnr": float(baseline["floor_psnr"].median()),
         }
-    if defense != CONTROL and not images["knowledge"].isin(("paper", "adaptive")).any():
+    knowing = images[images["knowledge"].isin(("paper", "adaptive"))]
+    if defense != CONTROL and (knowing.empty or _messages(knowing) < _messages(images)):
         row["flags"].append("no-adaptive")
-        row["reason"] = "no attack ran on evidence that knows the defense"
+        row["reason"] = row["reason"] or "no attack ran on evidence that knows the defense"
         images = images[:0]
     row |= _figure("recovered", images, facts)
     row["strongest_attack"], row["strongest_evidence"] = _strongest(images)
@@ -172,6 +181,10 @@ def _row(
         row["flags"].append("inconclusive")
     bounds = best.groupby(["seed", "victim"]).agg(low=("success", "sum"), high=("leaked", "sum"))
     return row, None if missing else bounds
+
+
+def _messages(images: pd.DataFrame) -> int:
+    return len(images[["seed", "victim"]].drop_duplicates())
 
 
 FIGURES = {
@@ -278,7 +291,8 @@ def _flags(row: Row, cells: pd.DataFrame, saturation: pd.DataFrame, facts: Facts
     defense = row["defense"]
     attacked = set(cells[cells["status"].isin(ATTACKED)]["evidence"])
     kind = "accuracy_personal" if defense in facts.personalised else "accuracy_global"
-    trials = facts.test_examples * len(facts.seeds)
+    personal = defense in facts.personalised
+    chance = facts.chance_personal if personal else facts.chance
     found = {
         "probe": row["batch_size"] * facts.local_steps == 1,
         "randomised": defense in facts.randomised,
@@ -287,7 +301,7 @@ def _flags(row: Row, cells: pd.DataFrame, saturation: pd.DataFrame, facts: Facts
         "budget-hit": _rising(saturation, row),
         "no-own-control": row["accuracy_lost"] is None,
         "chance-accuracy": row[kind] is not None
-        and not exceeds(row[kind], trials, facts.chance, level=facts.confidence),
+        and not exceeds(row[kind], facts.test_examples, chance, level=facts.confidence),
     }
     return [name for name, holds in found.items() if holds]
 
@@ -318,7 +332,8 @@ def _judge(group: list[Row], leaked: Sequence[Bounds | None], headline: bool, fa
             usable[index] = bounds
         else:  # some of its victims were never attacked
             row["flags"].append("missing-cells")
-            row["status"] = "failed"
+            if row["status"] == "ok":
+                row["status"] = "failed"
     rulings = [] if control is None else _rulings(group[control])
     for row in group:
         row["flags"] += rulings
@@ -396,7 +411,7 @@ def _ranked(row: Row) -> bool:
 def _unranked(row: Row, standing: bool) -> str:
     """Why a row of the headline has no rank though others may."""
     if "missing-cells" in row["flags"]:
-        return "cells are missing"
+        return row["reason"] or "cells are missing"
     if "no-own-control" in row["flags"]:
         return "its accuracy was not measured, or no control's of its kind"
     if "chance-accuracy" in row["flags"]:
