@@ -231,7 +231,7 @@ def test_failed_cells_are_named_with_their_reasons(small: board.Board) -> None:
     with pytest.raises(Defects) as caught:
         campaign.refuse_failed(records)
     assert caught.value.lines == [
-        "small/ppp/default/0--init--b1--toy--ignore failed: RuntimeError: the toy broke"
+        "small/ppp/default/0--init--b1--toy--ignore--board failed: RuntimeError: the toy broke"
     ]
     campaign.refuse_failed([r for r in records if r["status"] != "failed"])
 
