@@ -32,7 +32,7 @@ def stage(kind: str, defense: str = "none") -> None:
     if kind == "defect":
         raise ValueError("ours")
     if kind == "failures":
-        raise Defects(["a/b failed: it\nbroke", "c failed: no"])
+        raise Defects(["a/b failed: it\\nbroke", "c failed: no"])
     with locked("stage"), fresh_folder("out/folder") as folder:
         (folder / "half.json").write_text(defense)
         if kind == "long":
