@@ -71,7 +71,7 @@ def _all_ended_and_whole(board, before) -> None:
 
 
 def _said(process: subprocess.Popen[str]) -> str:
-    return process.communicate(timeout=60)[0]
+    return process.communicate(timeout=300)[0]
 
 
 def test_dvc_is_killed(board):
