@@ -358,7 +358,18 @@ def _chosen(key: str, wanted: Any, points: dict[str, Any]) -> dict[str, Any]:
 
 def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """An attack's overrides of the whole file, and a scenario's own over them."""
-    return {**shared, **own, "fields": {**shared["fields"], **own["fields"]}}
+    return {**shared, **own, "fields": _over(shared["fields"], own["fields"])}
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested mappings merged; a part that is exchanged for another (``is``) replaces all of it."""
+    merged = dict(below)
+    for name, value in above.items():
+        known = merged.get(name)
+        if isinstance(value, dict) and isinstance(known, dict) and "is" not in value:
+            value = _over(known, value)
+        merged[name] = value
+    return merged
 
 
 def _fields(key: str, values: dict[str, Any], declared: Declared) -> dict[str, Any]:

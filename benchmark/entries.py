@@ -17,27 +17,46 @@ from statistics import median
 
 from benchmark.cells import Store
 from benchmark.progress import clock
+from benchmark.records import write_json
 
-FOLDER = "entries"
+FOLDER, LIST = "entries", "entries.json"
 LATEST = 200
 """Entries from which it is told how long others will take."""
 
 
 def adopt(out: Path, store: Store) -> None:
-    """Take over the entries of a stage's last out that the store lacks."""
-    folder = out / FOLDER
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        if store.get(entry.name) is None:
-            store.put(entry.name, partial(_link, entry))
+    """Take over the entries of a stage's last out that the store lacks.
+
+    Only whole ones: a checkout that was killed leaves empty folders and half their files.
+    """
+    try:
+        listed = json.loads((out / LIST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing says what is whole: it is computed again
+    for digest, sizes in listed.items():
+        entry = entry_path(out, digest)
+        if store.get(digest) is None and _sizes(entry) == sizes:
+            store.put(digest, partial(_link, entry))
 
 
 def place(folders: Iterable[Path], out: Path) -> None:
-    """Fill an out that is being written with entries of the store."""
+    """Fill an out that is being written with entries of the store, and list their files."""
+    listed: dict[str, dict[str, int]] = {}
     for folder in folders:
         target = entry_path(out, folder.name)
         if not target.exists():
             target.mkdir(parents=True)
             _link(folder, target)
+        listed[folder.name] = _sizes(target)
+    write_json(out / LIST, listed)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def entry_path(out: Path, digest: str) -> Path:
@@ -48,7 +67,8 @@ def entry_path(out: Path, digest: str) -> Path:
 def measured(store: Store, file: str) -> list[float]:
     """The seconds that the store's latest entries took, as their ``file`` has it."""
     found = sorted(store.root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
-    return [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in found[-LATEST:]]
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in found[-LATEST:])
+    return [record["seconds"] for record in records if "seconds" in record]
 
 
 def plan_line(what: str, total: int, missing: int, known: Iterable[float], workers: int) -> str:
@@ -72,6 +92,6 @@ def _link(source: Path, target: Path) -> None:
 
 def _link_or_copy(source: str, target: str) -> None:
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # a cache may have put a link there
     except OSError:  # another disk, or one without links
         shutil.copyfile(source, target)

@@ -70,7 +70,7 @@ def hang(
             continue
         truth = load_file(files["truth"])["images"]
         own = victims[(victims[list(place)] == list(place.values())).all(axis=1)]
-        scored = own[own["threat"] != "auxiliary"]
+        scored = own[(own["threat"] != "auxiliary") & (own["settings"] == "board")]
         rows = [truth.reshape(-1, *truth.shape[2:])]
         measure = judge.measures[0]
         labels: list[dict[str, Any]] = [

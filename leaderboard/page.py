@@ -244,13 +244,19 @@ def _control(
     """What each attack reaches without a defense here: by settings, (attack, share recovered,
     median quality).
 
-    The best evidence of each attack counts; seeds are weighted by their number of examples. Attacks
-    that fail even there say nothing about a defense.
+    The best evidence of each attack counts; seeds are weighted by their number of examples. Of an
+    attack that also ran at its published settings only what ran in both counts, so that the two
+    differ in settings alone. Attacks that fail even there say nothing about a defense.
     """
     cells = scenario.tables["cells.csv"]
     here = cells[(cells["defense"] == "none") & (cells["checkpoint"] == ranking.checkpoint)
                  & (cells["batch_size"] == ranking.batch_size) & cells["success_rate"].notna()
                  & (cells["n"] > 0)]  # fmt: skip
+    published = here[here["settings"] == "published"]
+    both = here.set_index(["attack", "evidence", "seed"]).index.isin(
+        published.set_index(["attack", "evidence", "seed"]).index
+    )
+    here = here[both | ~here["attack"].isin(published["attack"])]
     quality = "psnr_median" if scenario.measure == "psnr" else "exact_tokens"
     best: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in board_columns.SETTINGS}
     for (settings, attack, _), rows in here.groupby(["settings", "attack", "evidence"], sort=True):

@@ -226,6 +226,19 @@ def test_transcripts_that_are_missing_are_no_divergence(small: board.Board) -> N
     assert (record["status"], record["reason"]) == ("failed", "FileNotFoundError: never")
 
 
+def test_a_missing_checkpoint_is_no_divergence(small: board.Board, tmp_path: Path) -> None:
+    """A run that lost a file has diverged nowhere; nothing may be published of it."""
+    states = tmp_path / "run"
+    states.mkdir()
+    (states / "record.json").write_text('{"diverged": null}', encoding="utf-8")
+    run = Run(board.NAME, "none", "default", board.SEED)
+    private = read_private(small.artifacts / "private")
+    with pytest.raises(FileNotFoundError, match="checkpoint"):
+        observe(run, small.scenario, small.setting("none", {}), private, 0, states,
+                tmp_path / "transcripts", tmp_path / "truth")  # fmt: skip
+    assert not (tmp_path / "transcripts").exists()
+
+
 def test_failed_cells_are_named_with_their_reasons(small: board.Board) -> None:
     records = attack_transcripts(small.task("ppp", "toy", fails="ignore", oom="features"))
     with pytest.raises(Defects) as caught:

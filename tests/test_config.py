@@ -102,6 +102,13 @@ def test_a_scenario_has_its_own_points_overrides_and_seeds(tmp_path):
     assert scenario.seeds == (5,) and params.seeds == (0, 1)
 
 
+def test_a_boards_override_of_one_part_leaves_the_rest_of_it(tmp_path):
+    board = _changed("attacks.ig", {"optimiser": {"lr": 0.2}})
+    board["scenarios"]["digits"]["attacks"] = {"ig": {"optimiser": {"decay": 0.5}}}
+    fields = load_params(_write(tmp_path / "p.yaml", board)).board("digits").attacks["ig"].fields
+    assert fields == {"optimiser": {"lr": 0.2, "decay": 0.5}}
+
+
 def test_what_a_scenario_leaves_out_is_everybodys(tmp_path):
     scenario = load_params(_write(tmp_path / "p.yaml", BOARD)).board("digits")
     assert scenario.points == [("none", "default"), ("dgp", "paper"), ("dgp", "weak")]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from benchmark.cells import Store, digest
-from benchmark.entries import adopt, entry_path, measured, place, plan_line
+from benchmark.entries import LIST, adopt, entry_path, measured, place, plan_line
 
 
 def _made(store: Store, number: int) -> Path:
@@ -46,6 +47,7 @@ def test_what_is_neither_tensors_nor_json_is_not_adopted(tmp_path):
     strange = entry_path(tmp_path / "out", digest("x"))
     strange.mkdir(parents=True)
     (strange / "code.pkl").write_bytes(b"")
+    (tmp_path / "out" / LIST).write_text(json.dumps({strange.name: {"code.pkl": 0}}))
     store = Store(tmp_path / "store")
     with pytest.raises(ValueError, match="not code.pkl"):
         adopt(tmp_path / "out", store)
@@ -73,3 +75,26 @@ def test_how_long_entries_took_is_read_from_the_latest(tmp_path):
         )
     assert sorted(measured(store, "cell.json")) == [1.5, 2.5]
     assert measured(Store(tmp_path / "empty"), "cell.json") == []
+
+
+def test_half_an_entry_is_not_adopted(tmp_path):
+    """A checkout makes all folders first: killed, it leaves empty ones and half their files."""
+    ours, theirs = Store(tmp_path / "ours"), Store(tmp_path / "theirs")
+    folders = [_made(ours, number) for number in (1, 2, 3)]
+    out = tmp_path / "out"
+    place(folders, out)
+    (entry_path(out, folders[0].name) / "cell.json").unlink()
+    cut = entry_path(out, folders[1].name) / "cell.json"
+    cut.unlink()
+    cut.write_text("")
+    adopt(out, theirs)
+    assert [theirs.get(folder.name) is not None for folder in folders] == [False, False, True]
+    (out / LIST).unlink()
+    adopt(out, Store(tmp_path / "others"))
+    assert Store(tmp_path / "others").get(folders[2].name) is None
+
+
+def test_records_without_a_clock_tell_nothing(tmp_path):
+    store = Store(tmp_path / "store")
+    store.put(digest("old"), lambda folder: (folder / "record.json").write_text("{}"))
+    assert measured(store, "record.json") == []

@@ -7,6 +7,7 @@ the file of the same name in ``truth`` holds images, labels and the clients' ran
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,10 @@ def observe(
         for size in scenario.observation.batch_sizes:
             name = transcripts_file(run.point, run.seed, checkpoint, size)
             if not state.exists():
-                diverged = {"round": read_record(states)["diverged"]}
-                write_json(diverged_file(transcripts / name), diverged)
+                number = read_record(states)["diverged"]
+                if number is None:
+                    raise FileNotFoundError(errno.ENOENT, "a checkpoint is missing", str(state))
+                write_json(diverged_file(transcripts / name), {"round": number})
                 continue
             _observe(
                 run, scenario, setting.with_batch_size(size), private, place, checkpoint, state,
