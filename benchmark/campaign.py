@@ -26,6 +26,7 @@ from benchmark.execution import Failure, run
 from benchmark.metrics.selection import Candidate, explains, select
 from benchmark.naming import artifact, diverged_file, guesses_file, transcripts_file
 from benchmark.randomness import seed_of
+from benchmark.records import BOARD, CONTROL, PUBLISHED
 from benchmark.session import Defects
 from benchmark.sources import source_digest
 
@@ -102,7 +103,6 @@ def settings_on(attack: Overrides, defense: str, first_seed: bool) -> list[str]:
     return wanted
 
 
-BOARD, PUBLISHED, CONTROL = "board", "published", "none"
 WHOLE = "oblivious"
 """The evidence that published attacks match: the whole message."""
 
@@ -235,7 +235,7 @@ def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
     threat = get(task.key["attack"]).threat
     try:
         readings = _attacked(task, read(task.transcripts))
-    except Exception:
+    except Exception:  # why they cannot be read, the task's own failure has said
         about = {**UNREAD, "status": failure.status, "reason": failure.reason}
         return [{**task.key, **about, "threat": threat}]
     alone = [replace(task, only=name) for name in readings if task.only in (None, name)]

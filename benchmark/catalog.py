@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import TEXTS
-from benchmark.records import SCHEMA
+from benchmark.records import BOARD, PUBLISHED, SCHEMA
 
 if TYPE_CHECKING:
+    from benchmark.attacks.base import Attack
+    from benchmark.config import Attack as Overrides
     from benchmark.config import Params
 
 METRICS: dict[str, dict[str, Any]] = {
@@ -247,23 +249,26 @@ def catalog(
         "scoring": params.scoring.model_dump(),
         "defenses": described,
         "attacks": {
-            each: {
-                "title": attack(each).title,
-                "cite": attack(each).cite,
-                "url": attack(each).url,
-                "summary": attack(each).summary,
-                "threat": attack(each).threat,
-                "parameters": attack(each).configured(**chosen.fields).parameters(),
-                "settings": {
-                    "board": attack(each).configured(**chosen.fields).parameters(),
-                    "published": attack(each).parameters(),
-                },
-                "checkpoints": list(chosen.checkpoints or federation.checkpoints),
-            }
+            each: _card(attack(each), chosen, federation.checkpoints)
             for each, chosen in scenario.attacks.items()
         },
         "evidence": known,
         "metrics": METRICS,
+    }
+
+
+def _card(attack: Attack, chosen: Overrides, checkpoints: Iterable[str]) -> dict[str, Any]:
+    """What a board says about an attack; its parameters as the board has them, and as published."""
+    board = attack.configured(**chosen.fields).parameters()
+    return {
+        "title": attack.title,
+        "cite": attack.cite,
+        "url": attack.url,
+        "summary": attack.summary,
+        "threat": attack.threat,
+        "parameters": board,
+        "settings": {BOARD: board, PUBLISHED: attack.parameters()},
+        "checkpoints": list(chosen.checkpoints or checkpoints),
     }
 
 

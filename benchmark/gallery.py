@@ -18,6 +18,7 @@ from PIL import Image
 
 from benchmark.metrics.judges import Judge, Texts
 from benchmark.metrics.tokens import said
+from benchmark.records import BOARD
 
 PLACE = ("defense", "point", "checkpoint", "batch_size")
 SOURCE = ("attack", "evidence", "settings")
@@ -70,7 +71,7 @@ def hang(
             continue
         truth = load_file(files["truth"])["images"]
         own = victims[(victims[list(place)] == list(place.values())).all(axis=1)]
-        scored = own[(own["threat"] != "auxiliary") & (own["settings"] == "board")]
+        scored = own[(own["threat"] != "auxiliary") & (own["settings"] == BOARD)]
         rows = [truth.reshape(-1, *truth.shape[2:])]
         measure = judge.measures[0]
         labels: list[dict[str, Any]] = [

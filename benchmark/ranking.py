@@ -17,6 +17,7 @@ import pandas as pd
 
 from benchmark.metrics import audit
 from benchmark.metrics.stats import exceeds, per_victim, rank_ranges, rate_interval
+from benchmark.records import BOARD, CONTROL
 
 POINT = ["defense", "point"]
 PLACE = ["checkpoint", "batch_size"]
@@ -25,7 +26,6 @@ SCORED = ("ok", "timeout", "unsupported")
 """Statuses that do not hold a ranking back: an unsupported cell has its reason."""
 ATTACKED = ("ok", "timeout")
 """Statuses of cells that have guesses."""
-CONTROL = "none"
 INCONCLUSIVE = "inconclusive"
 """A row's verdict where neither recovery nor protection is shown for many of its examples."""
 CLASSES = {"rank2": 0.02, "rank5": 0.05}
@@ -147,7 +147,7 @@ def _row(
     if len(diverged):
         row |= {"status": "unsupported", "reason": diverged.iloc[0]}
     # published settings run on the control alone: with them it would be attacked harder
-    images = images[images["settings"] == "board"]
+    images = images[images["settings"] == BOARD]
     row |= dict.fromkeys(f"{name}_{end}" for name in CLASSES for end in ("lo", "hi"))
     learned = images["threat"] == "auxiliary"
     row |= _figure("learned", images[learned], facts)
@@ -236,11 +236,11 @@ def _strongest(images: pd.DataFrame) -> tuple[str, str]:
         return "", ""
     found = (
         images.assign(quality=_quality(images))
-        .groupby(["attack", "evidence", "settings"], sort=False)
+        .groupby(["attack", "evidence"], sort=False)
         .agg(success=("success", "sum"), quality=("quality", "median"))
         .sort_values(["success", "quality"], ascending=False, kind="stable")
     )
-    attack, evidence, _ = found.index[0]
+    attack, evidence = found.index[0]
     return str(attack), str(evidence)
 
 

@@ -24,7 +24,10 @@ SCHEMA = 2
 
 STATUSES = ("ok", "failed", "timeout", "oom", "unsupported")
 KNOWLEDGE = ("oblivious", "paper", "adaptive")
-SETTINGS = ("board", "published")
+SETTINGS = BOARD, PUBLISHED = ("board", "published")
+"""Of an attack: what params.yaml has of it, and what its authors published."""
+CONTROL = "none"
+"""The undefended entrant, against which all others are held."""
 VERDICTS = (
     "ok", "evidence-exhausted", "optimiser-failed", "broken-attack", "not-applicable", "missed",
     "inconclusive",

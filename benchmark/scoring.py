@@ -30,6 +30,7 @@ from benchmark.metrics.selection import Candidate, explains, select
 from benchmark.metrics.stats import per_victim, rate_interval
 from benchmark.naming import artifact, transcripts_file
 from benchmark.randomness import seed_of
+from benchmark.records import BOARD, CELLS, CONTROL
 
 if TYPE_CHECKING:
     from benchmark.attacks.base import Attack
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 PLACE = ("scenario", "defense", "point", "seed", "checkpoint", "batch_size")
 """What a file of transcripts is of."""
-
-BOARD = "board"
-"""The settings of attacks that params.yaml has, in place of those that their authors published."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ class _Known:
         self.readings = readable(read(sheet.transcripts))
         self.truth = read_truth(sheet.truth)
         setting = next(iter(self.readings.values()))[0].setting
-        self.undefended = setting.defense.name == "none"
+        self.undefended = setting.defense.name == CONTROL
         for victim in self.truth:
             victim["images"] = setting.normalise(victim["pixels"])
         self.soft = [F.one_hot(v["labels"], setting.classes).float() for v in self.truth]
@@ -391,8 +389,6 @@ def _named(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reported(record: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that the attack stage fills, and blanks for those that scoring may fill."""
-    from benchmark.records import CELLS
-
     row: dict[str, Any] = dict.fromkeys(CELLS)
     for name in CELLS:
         if name in record:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.records import SCHEMA, TABLES, RecordError, read_table
+from benchmark.records import CONTROL, SCHEMA, TABLES, RecordError, read_table
 from leaderboard.errors import BoardError, first_line
 from leaderboard.gallery import SAFE_NAME, Strip, read_strips
 
@@ -277,7 +277,7 @@ def _add_up(ranking: pd.DataFrame, headline: Mapping[str, Any]) -> None:
         "recovered_or_inconclusive is not recovered and share_inconclusive":
             known & ~((ranking["recovered_or_inconclusive"] - leaked).abs() < ROUNDING),
         "without a defense there is nothing to know, but oblivious and recovered differ":
-            (ranking["defense"] == "none") & (gap > ROUNDING),
+            (ranking["defense"] == CONTROL) & (gap > ROUNDING),
         "recovered is empty without a reason": ~known & (ranking["reason"] == ""),
     }  # fmt: skip
     for name, interval in FIGURES.items():

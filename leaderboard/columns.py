@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.records import RANKING
+from benchmark.records import CONTROL, RANKING
 from leaderboard import display
 from leaderboard.board import Scenario
 from leaderboard.saturation import Step, steps
@@ -203,7 +203,7 @@ class Ranking:
         """Why nobody is ranked where ranks are due; empty where somebody is, or none are due."""
         if not self.headline or self.ranked:
             return ""
-        control = [entry for entry in self.entries if entry["defense"] == "none"]
+        control = [entry for entry in self.entries if entry["defense"] == CONTROL]
         return str((control or self.entries)[0]["reason"]) or "nothing can be compared"
 
     @property
@@ -342,7 +342,7 @@ def _rank(points: int) -> Column:
 
 def _impersonal(entry: Entry) -> bool:
     """Personalised entrants are compared with the control; alone it says nothing."""
-    return entry["defense"] == "none" or display.missing(entry["accuracy_personal"])
+    return entry["defense"] == CONTROL or display.missing(entry["accuracy_personal"])
 
 
 def _strongest(entry: Entry) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.records import TABLES
+from benchmark.records import CONTROL, PUBLISHED, TABLES
 from leaderboard import columns as board_columns
 from leaderboard import display, plots, saturation
 from leaderboard.board import Scenario
@@ -249,10 +249,10 @@ def _control(
     differ in settings alone. Attacks that fail even there say nothing about a defense.
     """
     cells = scenario.tables["cells.csv"]
-    here = cells[(cells["defense"] == "none") & (cells["checkpoint"] == ranking.checkpoint)
+    here = cells[(cells["defense"] == CONTROL) & (cells["checkpoint"] == ranking.checkpoint)
                  & (cells["batch_size"] == ranking.batch_size) & cells["success_rate"].notna()
                  & (cells["n"] > 0)]  # fmt: skip
-    published = here[here["settings"] == "published"]
+    published = here[here["settings"] == PUBLISHED]
     both = here.set_index(["attack", "evidence", "seed"]).index.isin(
         published.set_index(["attack", "evidence", "seed"]).index
     )
@@ -277,7 +277,7 @@ def _control(
 def _observed(scenario: Scenario, checkpoint: str) -> dict[str, float]:
     """Mean accuracy, loss and gradient norm of the undefended run at a checkpoint, if recorded."""
     table = scenario.tables["checkpoints.csv"]
-    here = table[(table["defense"] == "none") & (table["checkpoint"] == checkpoint)]
+    here = table[(table["defense"] == CONTROL) & (table["checkpoint"] == checkpoint)]
     return {} if here.empty else here[["accuracy", "loss", "gradient_norm"]].mean().to_dict()
 
 
@@ -295,7 +295,7 @@ def _example(scenario: Scenario, rankings: Sequence[Ranking]) -> dict[str, Any] 
     """A ranked row to explain: the first that has a defense and leaks something."""
     entries = [
         (ranking, entry) for ranking in rankings for entry in ranking.entries
-        if not display.missing(entry["rank2_hi"]) and entry["defense"] != "none"
+        if not display.missing(entry["rank2_hi"]) and entry["defense"] != CONTROL
     ]  # fmt: skip
     telling = [pair for pair in entries if 0 < pair[1]["recovered"] < 1]
     for ranking, entry in (*telling, *entries):

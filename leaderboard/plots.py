@@ -21,6 +21,7 @@ from matplotlib import ticker  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.markers import MarkerStyle  # noqa: E402
 
+from benchmark.records import CONTROL  # noqa: E402
 from leaderboard import display  # noqa: E402
 from leaderboard.columns import Entry, Ranking  # noqa: E402
 
@@ -103,7 +104,7 @@ def trade_off(
         for entry in ranking.entries
         if not (display.missing(entry[panel.field]) or display.missing(entry["recovered"]))
     ]
-    if all(entry["defense"] == "none" for entry in entries):
+    if all(entry["defense"] == CONTROL for entry in entries):
         return ""
     tooltips: dict[str, str] = {}
     with matplotlib.rc_context(_STYLE):

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import Tensor
 
+from benchmark.records import CONTROL
+
 if TYPE_CHECKING:
     from torch import Generator
 
@@ -166,7 +168,6 @@ class Entry:
 
 _REGISTRY: dict[tuple[str, str], Entry] = {}
 EVERY = "*"
-UNDEFENDED = "none"
 
 
 def reads(
@@ -184,7 +185,7 @@ def reads(
         ValueError: the defense already has a reading of that name, or is ``none``: what applies
             to an undefended message applies to every other one, and is registered for all.
     """
-    if defense == UNDEFENDED:
+    if defense == CONTROL:
         raise ValueError("evidence of undefended messages is evidence of all: register it for '*'")
 
     def register(build: SomeReading) -> SomeReading:
@@ -228,7 +229,7 @@ def readings(defense: str) -> list[Entry]:
 
     load(defense)
     generic = [e for (d, _), e in _REGISTRY.items() if d == EVERY]
-    if defense == UNDEFENDED:
+    if defense == CONTROL:
         return [entry for entry in generic if entry.knowledge == "oblivious"]
     own = [e for (d, _), e in _REGISTRY.items() if d == defense]
     names = {entry.name for entry in own}

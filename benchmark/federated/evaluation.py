@@ -19,13 +19,11 @@ from torch.nn import functional as F
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.update import Update
 from benchmark.randomness import generator
+from benchmark.records import CONTROL
 
 if TYPE_CHECKING:
     from benchmark.federated.client import Client
     from benchmark.federated.simulation import Examples
-
-CONTROL = "none"
-"""Its shared model is measured both ways, so that either kind of accuracy has its control."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ class Evaluation:
     def __init__(self, setting: Setting, test: Examples, owned: Sequence[Tensor]) -> None:
         self.setting, self.test = setting, test
         self.personalised = type(setting.defense).personalised()
+        # the control's shared model is measured both ways: either kind of accuracy has its control
         self.mixed = self.personalised or setting.defense.name == CONTROL
         self.mixes = [own_mix(test.labels, labels, setting.classes) for labels in owned]
         shapes = skeleton(setting).noise_shapes(len(test))

@@ -167,14 +167,11 @@ def digests(runs: Sequence[Run], scenario: Scenario, prepared: Path) -> dict[Run
     Args:
         prepared: where ``prepare`` wrote ``public``, ``train`` and ``private``.
     """
-    public, data = (
-        read_public(prepared / "public"),
-        digest(prepared / "train", prepared / "private"),
-    )
+    public = read_public(prepared / "public")
+    data = digest(prepared / "train", prepared / "private")
     found = {}
     for run in runs:
-        fields = scenario.entrants[run.defense][run.point]
-        setting = setting_of(run.scenario, scenario, public, run.defense, fields)
+        setting = _setting(run, scenario, public)
         found[run] = digest(
             vars(run),
             setting.to_json(),
@@ -189,16 +186,18 @@ def digests(runs: Sequence[Run], scenario: Scenario, prepared: Path) -> dict[Run
 
 def compute(run: Run, scenario: Scenario, prepared: Path, store: Store, key: str) -> Path:
     """Train a run and keep it in the store under its digest; returns its folder there."""
-    fields = scenario.entrants[run.defense][run.point]
-    setting = setting_of(
-        run.scenario, scenario, read_public(prepared / "public"), run.defense, fields
-    )
+    setting = _setting(run, scenario, read_public(prepared / "public"))
 
     def write(folder: Path) -> None:
         data, private = read_training(prepared / "train"), read_private(prepared / "private")
         train(run, scenario, setting, data, private.secret, folder)
 
     return store.put(key, write)
+
+
+def _setting(run: Run, scenario: Scenario, public: Public) -> Setting:
+    fields = scenario.entrants[run.defense][run.point]
+    return setting_of(run.scenario, scenario, public, run.defense, fields)
 
 
 def roots(setting: Setting) -> list[str]:

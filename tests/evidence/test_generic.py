@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from benchmark.attacks.base import get
 from benchmark.campaign import readable
 from benchmark.defenses.base import Defense, names
-from benchmark.evidence.base import UNDEFENDED, readings, reads
+from benchmark.evidence.base import readings, reads
 from benchmark.federated.client import Batch, Client
 from benchmark.federated.setting import skeleton
 from benchmark.federated.update import Update
+from benchmark.records import CONTROL
 from tests import tiny
 from tests.evidence.truth import at_truth, losses, read
 from tests.tiny import Victim
@@ -128,7 +129,7 @@ def test_undefended_the_truth_explains_every_evidence(facts: dict[str, Any]) -> 
 
 def test_without_a_defense_there_is_nothing_to_know() -> None:
     with pytest.raises(ValueError, match="register it for"):
-        reads(UNDEFENDED)
+        reads(CONTROL)
     assert {entry.knowledge for entry in readings("none")} == {"oblivious"}
     oblivious = [entry.name for entry in readings("none")]
     for name in names():
@@ -227,7 +228,7 @@ def test_a_played_round_has_the_messages_values_and_the_undefended_slopes() -> N
         return which.predict(setting, guess, {}, which.data)["update"]
 
     def product(which: Any, images: Tensor) -> Tensor:
-        return sum((along[n] * t).sum() for n, t in told(which, images).items())  # type: ignore[return-value]
+        return sum((along[n] * t).sum() for n, t in told(which, images).items())
 
     together = vmap(grad(lambda x: product(evidence, x)))(images)
     values = vmap(lambda x: told(evidence, x))(images)

@@ -11,6 +11,7 @@ import torch
 
 from benchmark.defenses.base import Defense, build
 from benchmark.federated import simulation
+from benchmark.federated.evaluation import Evaluation
 from benchmark.federated.server import Server
 from benchmark.federated.setting import Setting, schema, skeleton
 from benchmark.federated.simulation import (
@@ -53,8 +54,8 @@ def test_a_model_that_diverged_is_wrong_also_about_class_zero() -> None:
     setting = tiny.setting_of("none")
     weights, clients = start(setting, 1, 0, tiny.SECRET)
     test = Examples(tiny.clusters(8, 9).images, torch.zeros(8, dtype=torch.int64))
-    judge = simulation._judge(setting, test, [])
-    assert judge(weights.map(lambda t: t * torch.nan), clients)[0] == 0.0
+    judge = Evaluation(setting, test, [test.labels])
+    assert judge(weights.map(lambda t: t * torch.nan), clients).accuracy == 0.0
 
 
 def test_accuracy_is_measured_now_and_then_and_at_the_end() -> None:
