@@ -37,12 +37,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.attacks.base import Guess, get
+from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.trace import COMPILE, trace
 from benchmark.attacks.ig import INVERTING_GRADIENTS
-from benchmark.attacks.optimisers import SignedAdam
-from benchmark.attacks.priors import TotalVariation
-from benchmark.attacks.traces import COMPILE, trace
+from benchmark.attacks.parts.priors import TotalVariation
 from benchmark.evidence.base import Evidence
-from benchmark.execution import run
+from benchmark.runtime.parallel import run
 from benchmarks.workloads import MEAN, STD, WORKLOADS, Workload, evidences, load, make, predict
 
 ROOT = Path(__file__).parents[1]

@@ -30,7 +30,7 @@ from benchmark.evidence.generic import client_update, oblivious
 from benchmark.federated.setting import Setting, initial
 from benchmark.federated.transcript import Transcript
 from benchmark.federated.update import Update
-from benchmark.randomness import generator
+from benchmark.runtime.randomness import generator
 
 NEAR = 1e-3
 UNITS = 1000

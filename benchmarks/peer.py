@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import torch
 from safetensors.torch import save_file
 
-import benchmark.compat  # noqa: F401  (breaching imports torchvision)
+import benchmark.runtime.compat  # noqa: F401  (breaching imports torchvision)
 from benchmarks.workloads import MEAN, SHAPE, STD, load, network
 
 SETUP = {"device": torch.device("cpu"), "dtype": torch.float}

@@ -28,7 +28,7 @@ from benchmark.evidence.generic import client_update, oblivious
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
 from benchmark.federated.update import Update
-from benchmark.randomness import generator
+from benchmark.runtime.randomness import generator
 
 RECOVERED = 1e-3
 TEST_IMAGES = 10_000

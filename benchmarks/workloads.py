@@ -25,7 +25,7 @@ from benchmark.evidence.base import Evidence, Tensors, Term
 from benchmark.federated.setting import Setting
 from benchmark.models.base import VictimModel, build
 from benchmark.models.resnet18 import residual
-from benchmark.randomness import generator
+from benchmark.runtime.randomness import generator
 
 SHAPE, CLASSES = (3, 32, 32), 10
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.records import CONTROL, SCHEMA, TABLES, RecordError, read_table
+from benchmark.results.columns import CONTROL, SCHEMA, TABLES, RecordError, read_table
 from leaderboard.errors import BoardError, first_line
 from leaderboard.gallery import SAFE_NAME, Strip, read_strips
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.records import CONTROL, RANKING
+from benchmark.results.columns import CONTROL, RANKING
 from leaderboard import display
 from leaderboard.board import Scenario
 from leaderboard.saturation import Step, steps

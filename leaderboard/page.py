@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.records import CONTROL, PUBLISHED, TABLES
+from benchmark.results.columns import CONTROL, PUBLISHED, TABLES
 from leaderboard import columns as board_columns
 from leaderboard import display, plots, saturation
 from leaderboard.board import Scenario

@@ -21,7 +21,7 @@ from matplotlib import ticker  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.markers import MarkerStyle  # noqa: E402
 
-from benchmark.records import CONTROL  # noqa: E402
+from benchmark.results.columns import CONTROL  # noqa: E402
 from leaderboard import display  # noqa: E402
 from leaderboard.columns import Entry, Ranking  # noqa: E402
 

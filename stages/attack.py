@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import environment
-from benchmark.campaign import (
+from benchmark.config.schema import load_params
+from benchmark.pipeline.attack import (
     Task,
     attack_transcripts,
     leftover,
@@ -16,14 +16,14 @@ from benchmark.campaign import (
     refuse_failed,
     saturation,
 )
-from benchmark.cells import Store
-from benchmark.config import load_params
-from benchmark.entries import adopt, measured, place, plan_line
-from benchmark.execution import Failure, choose, run
-from benchmark.naming import artifact
-from benchmark.records import write_json
-from benchmark.session import fresh_folder, locked, main, say
-from benchmark.tracking import tracked
+from benchmark.results.columns import write_json
+from benchmark.runtime import environment
+from benchmark.runtime.entries import adopt, measured, place, plan_line
+from benchmark.runtime.parallel import Failure, choose, run
+from benchmark.runtime.paths import artifact
+from benchmark.runtime.session import fresh_folder, locked, main, say
+from benchmark.runtime.store import Store
+from benchmark.runtime.tracking import tracked
 from stages.places import CELLS
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmark.config import load_params
-from benchmark.records import write_text
-from benchmark.session import main
+from benchmark.config.schema import load_params
+from benchmark.results.columns import write_text
+from benchmark.runtime.session import main
 from stages.places import CHECKED
 
 
@@ -13,7 +13,7 @@ def check() -> None:
     from benchmark.attacks.base import get
     from benchmark.defenses.base import build
     from benchmark.evidence import load_all
-    from benchmark.fitness import refuse_impossible
+    from benchmark.pipeline.check import refuse_impossible
 
     params = load_params()
     for name, defense in params.defenses.items():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from benchmark.config import load_params
-from benchmark.entries import entry_path
-from benchmark.naming import artifact
-from benchmark.session import fresh_folder, locked, main
-from benchmark.tracking import tracked
-from benchmark.workers import one_thread
+from benchmark.config.schema import load_params
+from benchmark.runtime.entries import entry_path
+from benchmark.runtime.paths import artifact
+from benchmark.runtime.session import fresh_folder, locked, main
+from benchmark.runtime.tracking import tracked
+from benchmark.runtime.workers import one_thread
 
 
 def defend(scenario: str) -> None:
@@ -23,8 +23,8 @@ def defend(scenario: str) -> None:
         fresh_folder(artifact(scenario, "truth")) as truth,
     ):
         from benchmark.data.preparation import read_private, read_public
-        from benchmark.federated.observation import observe
-        from benchmark.federated.training import Run, setting_of
+        from benchmark.pipeline.observe import observe
+        from benchmark.pipeline.train import Run, setting_of
 
         public = read_public(artifact(scenario, "public"))
         private = read_private(artifact(scenario, "private"))

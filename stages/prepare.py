@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from benchmark.config import load_params
-from benchmark.naming import artifact
-from benchmark.session import fresh_folder, locked, main
-from benchmark.tracking import tracked
+from benchmark.config.schema import load_params
+from benchmark.runtime.paths import artifact
+from benchmark.runtime.session import fresh_folder, locked, main
+from benchmark.runtime.tracking import tracked
 
 
 def prepare(scenario: str) -> None:

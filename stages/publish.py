@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import shutil
 
-from benchmark.cells import digest
-from benchmark.config import load_params
-from benchmark.naming import artifact
-from benchmark.records import TABLES, read_table, write_json
-from benchmark.session import StageError, fresh_folder, locked, main
+from benchmark.config.schema import load_params
+from benchmark.results.columns import TABLES, read_table, write_json
+from benchmark.runtime.paths import artifact
+from benchmark.runtime.session import StageError, fresh_folder, locked, main
+from benchmark.runtime.store import digest
 from stages.places import PUBLISHED, RESULTS
 
 

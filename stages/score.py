@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 
-from benchmark import environment
-from benchmark.boards import Sources, assemble
-from benchmark.campaign import refuse_failed
-from benchmark.config import load_params
-from benchmark.entries import entry_path
-from benchmark.execution import Failure, run
-from benchmark.federated.training import read_record
-from benchmark.naming import artifact
-from benchmark.scoring import plan, score_sheet, threshold
-from benchmark.session import Defects, fresh_folder, locked, main
-from benchmark.tracking import tracked
+from benchmark.config.schema import load_params
+from benchmark.pipeline.attack import refuse_failed
+from benchmark.pipeline.publish import Sources, assemble
+from benchmark.pipeline.score import plan, score_sheet, threshold
+from benchmark.pipeline.train import read_record
+from benchmark.runtime import environment
+from benchmark.runtime.entries import entry_path
+from benchmark.runtime.parallel import Failure, run
+from benchmark.runtime.paths import artifact
+from benchmark.runtime.session import Defects, fresh_folder, locked, main
+from benchmark.runtime.tracking import tracked
 
 
 def score(scenario: str) -> None:

@@ -7,20 +7,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmark.cells import Store
-from benchmark.config import load_params
-from benchmark.entries import adopt, measured, place, plan_line
-from benchmark.execution import Failure, choose, run
-from benchmark.naming import artifact
-from benchmark.records import write_json
-from benchmark.session import Defects, fresh_folder, locked, main, say
-from benchmark.tracking import tracked
+from benchmark.config.schema import load_params
+from benchmark.results.columns import write_json
+from benchmark.runtime.entries import adopt, measured, place, plan_line
+from benchmark.runtime.parallel import Failure, choose, run
+from benchmark.runtime.paths import artifact
+from benchmark.runtime.session import Defects, fresh_folder, locked, main, say
+from benchmark.runtime.store import Store
+from benchmark.runtime.tracking import tracked
 from stages.places import RUNS
 
 
 def train(scenario: str) -> None:
     """Write the checkpoints and measurements of all runs, and an index of them."""
-    from benchmark.federated.training import Run, digests
+    from benchmark.pipeline.train import Run, digests
 
     board, out, store = load_params().board(scenario), artifact(scenario, "models"), Store(RUNS)
     runs = [Run(scenario, *point, seed) for point, seed in product(board.points, board.seeds)]
@@ -57,7 +57,7 @@ def train(scenario: str) -> None:
 
 def one(job: tuple[Any, str]) -> None:
     """Train one run in a worker."""
-    from benchmark.federated.training import compute
+    from benchmark.pipeline.train import compute
 
     each, key = job
     compute(each, load_params().board(each.scenario), artifact(each.scenario), Store(RUNS), key)

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.campaign import Task, attack_transcripts, listed
-from benchmark.cells import Store
-from benchmark.config import Scenario, Scoring, load_params
+from benchmark.config.schema import Scenario, Scoring, load_params
 from benchmark.data.preparation import prepare, read_private, read_public
-from benchmark.entries import entry_path, place
-from benchmark.federated.observation import observe
 from benchmark.federated.setting import Setting
-from benchmark.federated.training import Run, compute, digests, setting_of
-from benchmark.naming import transcripts_file
-from benchmark.scoring import Sheet, threshold
+from benchmark.pipeline.attack import Task, attack_transcripts, listed
+from benchmark.pipeline.observe import observe
+from benchmark.pipeline.score import Sheet, threshold
+from benchmark.pipeline.train import Run, compute, digests, setting_of
+from benchmark.runtime.entries import entry_path, place
+from benchmark.runtime.paths import transcripts_file
+from benchmark.runtime.store import Store
 
 NAME = "small"
 SEED = 0

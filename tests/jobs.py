@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmark.complaints import ParamsError
+from benchmark.config.errors import ParamsError
 
 
 def square(number: int) -> int:
@@ -80,6 +80,6 @@ def note_and_sleep(folder: str) -> None:
 
 
 if __name__ == "__main__":  # a stage that never ends by itself
-    from benchmark.execution import run
+    from benchmark.runtime.parallel import run
 
     list(run(note_and_sleep, [sys.argv[1]] * 4, workers=2))

@@ -143,7 +143,7 @@ def test_readmes_params_are_accepted(extended):
     added = set(shown_params()["defenses"])
     shown = run(
         extended,
-        "from benchmark.config import load_params\n"
+        "from benchmark.config.schema import load_params\n"
         "params = load_params()\n"
         "print(*params.defenses, *params.board('digits').entrants)",
     )

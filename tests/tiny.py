@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.config import load_params
+from benchmark.config.schema import load_params
 from benchmark.defenses.base import Defense, build, names
 from benchmark.federated.client import Batch, Client
 from benchmark.federated.setting import Setting, schema

@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.direct import DirectAttack
-from benchmark.attacks.labels import Given, Inferred, Labels
-from benchmark.attacks.layers import layer_input, rank_one_misfit
-from benchmark.attacks.objectives import SquaredError
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import LBFGS
-from benchmark.attacks.priors import TotalVariation
+from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.parts.direct import DirectAttack
+from benchmark.attacks.parts.labels import Given, Inferred, Labels
+from benchmark.attacks.parts.layers import layer_input, rank_one_misfit
+from benchmark.attacks.parts.objectives import SquaredError
+from benchmark.attacks.parts.optimisation import OptimisationAttack
+from benchmark.attacks.parts.priors import TotalVariation
 from benchmark.evidence.base import Tensors, Term
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.models.base import VictimModel

@@ -25,14 +25,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from benchmark.attacks.base import Attack, Guess, register
-from benchmark.attacks.labels import Given, Inferred, Joint
-from benchmark.attacks.objectives import Cosine
-from benchmark.attacks.optimisation import Found, OptimisationAttack, data_losses
-from benchmark.attacks.optimisers import LBFGS, SignedAdam, Variables
+from benchmark.attacks.engine.optimisers import LBFGS, SignedAdam, Variables
+from benchmark.attacks.parts.labels import Given, Inferred, Joint
+from benchmark.attacks.parts.objectives import Cosine
+from benchmark.attacks.parts.optimisation import Found, OptimisationAttack, data_losses
+from benchmark.attacks.parts.priors import TotalVariation
 from benchmark.attacks.peeling import PEELING
-from benchmark.attacks.priors import TotalVariation
 from benchmark.metrics.selection import EXPLAINED
-from benchmark.randomness import generator, seed_of
+from benchmark.runtime.randomness import generator, seed_of
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 import torch
 from torch import Tensor
 
-from benchmark.complaints import ParamsError
+from benchmark.config.errors import ParamsError
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence
@@ -288,12 +288,6 @@ class Attack:
 
 _DESCRIPTION = ("title", "cite", "url", "summary", "threat", "members", "reads", "closed_form")
 _REGISTRY: dict[str, Attack] = {}
-PARTS = (
-    "auxiliary", "base", "direct", "engine", "fluency", "labels", "layers", "learning", "memory",
-    "objectives", "optimisation", "optimisers", "priors", "starts", "traces", "words",
-)  # fmt: skip
-"""Modules of this package that are parts of attacks, not attacks."""
-
 A = TypeVar("A", bound=Attack)
 
 
@@ -314,8 +308,8 @@ def names() -> list[str]:
     """The names of all attacks, without importing them."""
     import benchmark.attacks
 
-    found = {m.name for m in pkgutil.iter_modules(benchmark.attacks.__path__)}
-    return sorted((found - set(PARTS)) | set(_REGISTRY))
+    files = {m.name for m in pkgutil.iter_modules(benchmark.attacks.__path__) if not m.ispkg}
+    return sorted((files - {"base"}) | set(_REGISTRY))
 
 
 def get(name: str) -> Attack:

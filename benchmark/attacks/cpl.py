@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from torch.func import functional_call
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.labels import Given, Inferred
-from benchmark.attacks.objectives import SquaredError
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import LBFGS
-from benchmark.attacks.starts import Patterned
-from benchmark.complaints import ParamsError
+from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.parts.labels import Given, Inferred
+from benchmark.attacks.parts.objectives import SquaredError
+from benchmark.attacks.parts.optimisation import OptimisationAttack
+from benchmark.attacks.parts.starts import Patterned
+from benchmark.config.errors import ParamsError
 from benchmark.evidence.base import Predict, Tensors, Term
 from benchmark.federated.setting import Setting, skeleton
 

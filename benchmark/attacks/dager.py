@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.direct import DirectAttack
+from benchmark.attacks.parts.direct import DirectAttack
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence

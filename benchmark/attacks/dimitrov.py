@@ -26,14 +26,14 @@ from torch import Tensor
 from torch.func import functional_call
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.labels import Given, Labels, classifier, counted_labels
-from benchmark.attacks.objectives import Cosine
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import SignedAdam
-from benchmark.attacks.priors import TotalVariation
+from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.parts.labels import Given, Labels, classifier, counted_labels
+from benchmark.attacks.parts.objectives import Cosine
+from benchmark.attacks.parts.optimisation import OptimisationAttack
+from benchmark.attacks.parts.priors import TotalVariation
 from benchmark.evidence.base import Predict, Tensors, Term
 from benchmark.federated.setting import skeleton
-from benchmark.randomness import generator
+from benchmark.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence

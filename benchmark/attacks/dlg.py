@@ -9,10 +9,10 @@ observed gradient's. `python -m benchmarks.quality` measures it on the network o
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.labels import Joint
-from benchmark.attacks.objectives import SquaredError
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import LBFGS
+from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.parts.labels import Joint
+from benchmark.attacks.parts.objectives import SquaredError
+from benchmark.attacks.parts.optimisation import OptimisationAttack
 
 DEEP_LEAKAGE = register(
     OptimisationAttack(

@@ -14,11 +14,11 @@ matter of chance; the registration of seeds to each other before their mean is t
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.labels import Distinct, Given
-from benchmark.attacks.objectives import SquaredError
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import SignedAdam
-from benchmark.attacks.priors import L2, GroupConsistency, TotalVariation
+from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.parts.labels import Distinct, Given
+from benchmark.attacks.parts.objectives import SquaredError
+from benchmark.attacks.parts.optimisation import OptimisationAttack
+from benchmark.attacks.parts.priors import L2, GroupConsistency, TotalVariation
 
 GRAD_INVERSION = register(
     OptimisationAttack(

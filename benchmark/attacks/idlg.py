@@ -9,10 +9,10 @@ DLG's does: 300 calls of torch's L-BFGS for 20 iterations each; our readings are
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.labels import Given, Inferred
-from benchmark.attacks.objectives import SquaredError
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import LBFGS
+from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.parts.labels import Given, Inferred
+from benchmark.attacks.parts.objectives import SquaredError
+from benchmark.attacks.parts.optimisation import OptimisationAttack
 
 IMPROVED_DEEP_LEAKAGE = register(
     OptimisationAttack(

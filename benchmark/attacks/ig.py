@@ -8,11 +8,11 @@ start, total variation of 1e-4, images inside the box.
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.labels import Given, Inferred, Joint
-from benchmark.attacks.objectives import Cosine
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import SignedAdam
-from benchmark.attacks.priors import TotalVariation
+from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.parts.labels import Given, Inferred, Joint
+from benchmark.attacks.parts.objectives import Cosine
+from benchmark.attacks.parts.optimisation import OptimisationAttack
+from benchmark.attacks.parts.priors import TotalVariation
 
 INVERTING_GRADIENTS = register(
     OptimisationAttack(

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
-from benchmark.attacks import words
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.fluency import Bigrams
-from benchmark.attacks.labels import Given, Joint
-from benchmark.attacks.objectives import Cosine
-from benchmark.attacks.optimisation import Found, OptimisationAttack, data_losses
-from benchmark.attacks.optimisers import SignedAdam
-from benchmark.attacks.priors import VectorLength
-from benchmark.randomness import generator
+from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.parts import words
+from benchmark.attacks.parts.fluency import Bigrams
+from benchmark.attacks.parts.labels import Given, Joint
+from benchmark.attacks.parts.objectives import Cosine
+from benchmark.attacks.parts.optimisation import Found, OptimisationAttack, data_losses
+from benchmark.attacks.parts.priors import VectorLength
+from benchmark.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence

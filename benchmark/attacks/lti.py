@@ -25,12 +25,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.attacks import learning
-from benchmark.attacks.auxiliary import batches, labelled, require
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.direct import DirectAttack
-from benchmark.complaints import ParamsError
-from benchmark.randomness import generator
+from benchmark.attacks.parts import learning
+from benchmark.attacks.parts.auxiliary import batches, labelled, require
+from benchmark.attacks.parts.direct import DirectAttack
+from benchmark.config.errors import ParamsError
+from benchmark.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence, Tensors

@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.direct import DirectAttack
-from benchmark.evidence.linear import first_linear, in_front
+from benchmark.attacks.parts.direct import DirectAttack
+from benchmark.evidence.first_linear import first_linear, in_front
 from benchmark.federated.setting import skeleton
 from benchmark.models.base import VictimModel
 

@@ -29,9 +29,9 @@ from torch.func import functional_call, vjp
 from torch.nn import functional as F
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.direct import DirectAttack
-from benchmark.attacks.labels import Given, Inferred, Labels
-from benchmark.attacks.layers import Layer, chain, layer_input, rank_one_misfit, unreadable
+from benchmark.attacks.parts.direct import DirectAttack
+from benchmark.attacks.parts.labels import Given, Inferred, Labels
+from benchmark.attacks.parts.layers import Layer, chain, layer_input, rank_one_misfit, unreadable
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.attacks.auxiliary import dealt, require
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.direct import DirectAttack
+from benchmark.attacks.parts.auxiliary import dealt, require
+from benchmark.attacks.parts.direct import DirectAttack
 from benchmark.models.parts.imprint import NAME
 
 if TYPE_CHECKING:

@@ -28,17 +28,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.attacks import learning
-from benchmark.attacks.auxiliary import batches, require
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.direct import DirectAttack
-from benchmark.attacks.labels import Given, Inferred, Joint
-from benchmark.attacks.objectives import SquaredError
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import SignedAdam
-from benchmark.complaints import ParamsError
+from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.parts import learning
+from benchmark.attacks.parts.auxiliary import batches, require
+from benchmark.attacks.parts.direct import DirectAttack
+from benchmark.attacks.parts.labels import Given, Inferred, Joint
+from benchmark.attacks.parts.objectives import SquaredError
+from benchmark.attacks.parts.optimisation import OptimisationAttack
+from benchmark.config.errors import ParamsError
 from benchmark.evidence.base import Evidence, Predict, Tensors
-from benchmark.randomness import generator, seed_of
+from benchmark.runtime.randomness import generator, seed_of
 
 if TYPE_CHECKING:
     from benchmark.federated.setting import Setting

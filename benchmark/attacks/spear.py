@@ -28,10 +28,10 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.direct import DirectAttack
-from benchmark.attacks.layers import Layer, chain, unreadable
-from benchmark.complaints import ParamsError
-from benchmark.randomness import generator
+from benchmark.attacks.parts.direct import DirectAttack
+from benchmark.attacks.parts.layers import Layer, chain, unreadable
+from benchmark.config.errors import ParamsError
+from benchmark.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence

@@ -12,10 +12,10 @@ granted.
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.labels import Given, Joint
-from benchmark.attacks.objectives import SquaredAndAbsolute
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import SignedAdam
+from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.parts.labels import Given, Joint
+from benchmark.attacks.parts.objectives import SquaredAndAbsolute
+from benchmark.attacks.parts.optimisation import OptimisationAttack
 
 TAG = register(
     OptimisationAttack(

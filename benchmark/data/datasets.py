@@ -234,7 +234,7 @@ _LOADERS: dict[str, Callable[[Path], Dataset]] = {
 
 def _download(kind: str, name: str, folder: Path) -> None:
     """Let torchvision fetch a data set into ``folder``."""
-    import benchmark.compat  # noqa: F401, I001  first: a torchvision built for CUDA needs it
+    import benchmark.runtime.compat  # noqa: F401, I001  first: a torchvision built for CUDA needs it
     from torchvision import datasets
 
     try:

@@ -20,11 +20,11 @@ from torch import Tensor
 from benchmark.data.datasets import DataError, Dataset, load
 from benchmark.data.partitions import partition
 from benchmark.data.splits import split
-from benchmark.randomness import generator, seed_of
-from benchmark.records import write_json
+from benchmark.results.columns import write_json
+from benchmark.runtime.randomness import generator, seed_of
 
 if TYPE_CHECKING:
-    from benchmark.config import Scenario
+    from benchmark.config.schema import Scenario
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
-from benchmark.complaints import ParamsError
+from benchmark.config.errors import ParamsError
 from benchmark.federated.update import Update
 
 if TYPE_CHECKING:

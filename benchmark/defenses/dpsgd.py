@@ -69,7 +69,7 @@ class DifferentiallyPrivateSGD(Defense):
         from opacus.optimizers import DPOptimizer
         from torch.nn import functional as F
 
-        import benchmark.compat  # noqa: F401  (before opacus, which imports torchvision)
+        import benchmark.runtime.compat  # noqa: F401  (before opacus, which imports torchvision)
         from benchmark.federated.setting import skeleton
 
         images, labels = batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
-GENERIC = ("generic", "linear")
+GENERIC = ("generic", "first_linear")
 """The files of evidence of every defense."""
 
 

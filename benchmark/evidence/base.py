@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import Tensor
 
-from benchmark.records import CONTROL
+from benchmark.results.columns import CONTROL
 
 if TYPE_CHECKING:
     from torch import Generator

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from benchmark.defenses.dp import LocalGaussian
-from benchmark.evidence import linear
+from benchmark.evidence import first_linear as linear
 from benchmark.evidence.base import Evidence, Term, reads
 from benchmark.evidence.generic import predict_protected, reread
 from benchmark.federated.transcript import Transcript

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from benchmark.defenses.dpsgd import DifferentiallyPrivateSGD
-from benchmark.evidence import linear
+from benchmark.evidence import first_linear as linear
 from benchmark.evidence.base import Evidence, Tensors, Term, reads
 from benchmark.evidence.generic import oblivious, simulate_round
 from benchmark.federated.setting import Setting, skeleton

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmark.evidence.base import Evidence, reads
-from benchmark.evidence.trunk import Observed, trunk_evidence
+from benchmark.evidence.shared_layers import Observed, trunk_evidence
 from benchmark.federated.transcript import Transcript
 
 

@@ -25,7 +25,7 @@ from benchmark.federated.client import Batch, Client
 from benchmark.federated.setting import Setting, initial, skeleton
 from benchmark.federated.transcript import Transcript
 from benchmark.federated.update import Update
-from benchmark.randomness import generator
+from benchmark.runtime.randomness import generator
 
 ABSENT = 0.01
 """A message with at least this share of exact zeros was pruned."""

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from benchmark.defenses.hyperfl import slot
 from benchmark.evidence.base import Evidence, reads
 from benchmark.evidence.precode import ratio
-from benchmark.evidence.trunk import Observed, cut_layer, split, step_size, trunk_evidence
+from benchmark.evidence.shared_layers import Observed, cut_layer, split, step_size, trunk_evidence
 from benchmark.federated.transcript import Transcript
-from benchmark.randomness import generator
+from benchmark.runtime.randomness import generator
 
 LEAST_SINGULAR = 1e-6
 """A step whose part of the message is relatively smaller is lost in float32's rounding."""

@@ -19,7 +19,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from benchmark.defenses.ppp import PartialPerturbation
-from benchmark.evidence import generic, linear, precode
+from benchmark.evidence import first_linear as linear
+from benchmark.evidence import generic, precode
 from benchmark.evidence.base import Evidence, Tensors, Term, reads
 from benchmark.evidence.generic import client_update, reread
 from benchmark.federated.setting import Setting, skeleton

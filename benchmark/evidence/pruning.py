@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmark.evidence import linear
+from benchmark.evidence import first_linear as linear
 from benchmark.evidence.base import Evidence, Term, reads
 from benchmark.evidence.generic import reread, sent
 from benchmark.federated.transcript import Transcript

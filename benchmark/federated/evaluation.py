@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.update import Update
-from benchmark.randomness import generator
-from benchmark.records import CONTROL
+from benchmark.results.columns import CONTROL
+from benchmark.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from benchmark.federated.client import Client

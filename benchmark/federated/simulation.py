@@ -15,7 +15,7 @@ from benchmark.federated.server import Server
 from benchmark.federated.setting import Setting, initial, schema
 from benchmark.federated.update import Update
 from benchmark.federated.wire import WireError, decode, encode
-from benchmark.randomness import generator
+from benchmark.runtime.randomness import generator
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmark.metrics import floor, privacy, tokens
+from benchmark.metrics import baseline as floor
+from benchmark.metrics import images as privacy
+from benchmark.metrics import tokens
 
 
 class Judge(Protocol):
@@ -57,7 +59,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """PSNR decides: see :mod:`benchmark.metrics.privacy` and :mod:`benchmark.metrics.floor`."""
+    """PSNR decides: see :mod:`benchmark.metrics.images` and :mod:`benchmark.metrics.baseline`."""
 
     measures: tuple[str, ...] = ("psnr", "ssim", "mse")
     floor: str = "floor_psnr"

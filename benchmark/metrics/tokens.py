@@ -91,7 +91,7 @@ def identify(
 ) -> np.ndarray:  # fmt: skip
     """bool [n]: whether each guess has more words in common with its truth than with others.
 
-    Arguments as of :func:`benchmark.metrics.privacy.identify`.
+    Arguments as of :func:`benchmark.metrics.images.identify`.
     """
     pool, classes = np.asarray(candidates), np.asarray(candidate_labels)
     ours, theirs, own = np.asarray(guesses), np.asarray(truths), np.asarray(labels)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from benchmark.attacks.base import Unsupported, get
-from benchmark.attacks.layers import layer_input, rank_one_misfit
-from benchmark.campaign import readable
+from benchmark.attacks.parts.layers import layer_input, rank_one_misfit
 from benchmark.defenses.base import build
 from benchmark.evidence.base import Term
 from benchmark.evidence.generic import oblivious
+from benchmark.pipeline.attack import readable
 from tests.tiny import observe, setting_of
 
 

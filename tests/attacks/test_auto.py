@@ -9,10 +9,10 @@ import torch
 
 from benchmark.attacks.auto import BUDGETS, DONE, PRIOR, Ensemble, _better
 from benchmark.attacks.base import get
-from benchmark.attacks.optimisation import Found
+from benchmark.attacks.parts.optimisation import Found
+from benchmark.evidence.first_linear import rows
 from benchmark.evidence.generic import oblivious
-from benchmark.evidence.linear import rows
-from benchmark.metrics import privacy
+from benchmark.metrics import images as privacy
 from benchmark.metrics.selection import EXPLAINED
 from tests.tiny import observe, setting_of
 

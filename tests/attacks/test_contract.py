@@ -16,9 +16,9 @@ import torch
 import benchmark.attacks
 from benchmark.attacks import base
 from benchmark.attacks.base import Attack, AttackError, Guess, Unsupported, get, names, register
-from benchmark.attacks.optimisation import OptimisationAttack
-from benchmark.attacks.optimisers import LBFGS
-from benchmark.complaints import ParamsError
+from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.parts.optimisation import OptimisationAttack
+from benchmark.config.errors import ParamsError
 
 ATTACKS = [get(name) for name in names()]
 SEARCHES = [a for a in ATTACKS if isinstance(a, OptimisationAttack)]

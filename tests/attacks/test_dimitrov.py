@@ -10,7 +10,7 @@ import torch
 
 from benchmark.attacks.base import Unsupported, get
 from benchmark.attacks.dimitrov import StepCounts, layered
-from benchmark.campaign import readable
+from benchmark.pipeline.attack import readable
 from tests import tiny
 
 DIMITROV = get("dimitrov")

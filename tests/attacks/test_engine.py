@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmark.attacks import engine as engine_module
-from benchmark.attacks import traces
 from benchmark.attacks.base import get
-from benchmark.attacks.engine import Engine, Plan, Stack, plan, structure, victim_tree
-from benchmark.attacks.memory import BUDGET, DEVICE, device
-from benchmark.attacks.objectives import Cosine, SquaredError
-from benchmark.attacks.priors import TotalVariation
-from benchmark.attacks.traces import trace
+from benchmark.attacks.engine import trace as traces
+from benchmark.attacks.engine.batch import Engine, Plan, Stack, plan, structure, victim_tree
+from benchmark.attacks.engine.batch import batch as engine_module
+from benchmark.attacks.engine.memory import BUDGET, DEVICE, device
+from benchmark.attacks.engine.trace import trace
+from benchmark.attacks.parts.objectives import Cosine, SquaredError
+from benchmark.attacks.parts.priors import TotalVariation
 from tests.attacks.conftest import predict_branching
 
 

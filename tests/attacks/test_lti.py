@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from benchmark.attacks.base import Unsupported, get
-from benchmark.attacks.learning import distance
 from benchmark.attacks.lti import Hash, message
-from benchmark.campaign import readable
-from benchmark.complaints import ParamsError
+from benchmark.attacks.parts.learning import distance
+from benchmark.config.errors import ParamsError
 from benchmark.defenses.base import build
+from benchmark.pipeline.attack import readable
 from tests import tiny
 from tests.attacks.learners import error, public_of, rounds
 

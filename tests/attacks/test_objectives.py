@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.attacks.objectives import Cosine, SquaredError, mismatch, prepare
+from benchmark.attacks.parts.objectives import Cosine, SquaredError, mismatch, prepare
 from benchmark.evidence.base import Term
 
 

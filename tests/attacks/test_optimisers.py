@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from benchmark.attacks.optimisers import LBFGS, Evaluation, Problem, SignedAdam
+from benchmark.attacks.engine.optimisers import LBFGS, Evaluation, Problem, SignedAdam
 
 
 def problem(function, starts: torch.Tensor, **options) -> Problem:
@@ -92,7 +92,7 @@ def test_a_trials_bits_do_not_depend_on_its_neighbours() -> None:
 
 def test_two_loop_recursion_is_the_dense_bfgs_inverse() -> None:
     """The direction from the memory equals the one from the explicitly updated inverse."""
-    from benchmark.attacks.optimisers import _Search
+    from benchmark.attacks.engine.optimisers import _Search
 
     rng = torch.Generator().manual_seed(1)
     size, pairs = 5, 3

@@ -18,9 +18,9 @@ from benchmark.attacks.base import Unsupported, get
 from benchmark.attacks.peeling import Peeled, peel, slopes_behind
 from benchmark.data import datasets
 from benchmark.evidence.base import Term
+from benchmark.evidence.first_linear import rows
 from benchmark.evidence.generic import client_update, linear_layers, oblivious
-from benchmark.evidence.linear import rows
-from benchmark.metrics import privacy
+from benchmark.metrics import images as privacy
 from benchmarks.peeling import as_published, on_the_board
 from tests.tiny import fedavg, images_of, observe, setting_of
 

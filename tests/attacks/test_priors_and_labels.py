@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark.attacks.labels import (
+from benchmark.attacks.engine.optimisers import Evaluation
+from benchmark.attacks.parts.labels import (
     Counted,
     Distinct,
     Given,
@@ -15,8 +16,7 @@ from benchmark.attacks.labels import (
     distinct_labels,
     infer_label,
 )
-from benchmark.attacks.optimisers import Evaluation
-from benchmark.attacks.priors import L2, GroupConsistency, TotalVariation
+from benchmark.attacks.parts.priors import L2, GroupConsistency, TotalVariation
 
 
 def test_total_variation_is_the_mean_over_neighbouring_pixels() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from benchmark.attacks.base import get
 from benchmark.attacks.cpl import WithPrediction
-from benchmark.attacks.priors import GroupConsistency
+from benchmark.attacks.parts.priors import GroupConsistency
 from benchmark.evidence.generic import oblivious
 from benchmark.federated.setting import skeleton
 from tests.tiny import observe, setting_of

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmark.attacks.base import get
-from benchmark.attacks.layers import Layer
+from benchmark.attacks.parts.layers import Layer
 from benchmark.attacks.rgap import _deconvolved, _inverse
 from benchmark.defenses.base import build
 from benchmark.evidence.generic import oblivious

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from benchmark.attacks.base import Unsupported, get
 from benchmark.attacks.robbing import read_bins
-from benchmark.campaign import readable
 from benchmark.data.preparation import Public
 from benchmark.defenses.base import Defense, build
 from benchmark.federated.setting import Setting, initial, skeleton
 from benchmark.models.parts.imprint import brightness_cuts
+from benchmark.pipeline.attack import readable
 from tests import tiny
 
 ROBBING = get("robbing")

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from benchmark.attacks.base import Unsupported, get
 from benchmark.attacks.rog import enlarged, reduced
-from benchmark.campaign import readable
-from benchmark.complaints import ParamsError
+from benchmark.config.errors import ParamsError
 from benchmark.defenses.base import build
+from benchmark.pipeline.attack import readable
 from tests import tiny
 from tests.attacks.learners import error, public_of, rounds
 

@@ -10,7 +10,7 @@ import torch
 from benchmark.attacks.base import Unsupported, get
 from benchmark.evidence.base import Term
 from benchmark.evidence.generic import oblivious
-from benchmark.metrics import privacy
+from benchmark.metrics import images as privacy
 from tests.tiny import observe, setting_of
 
 

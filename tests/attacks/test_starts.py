@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmark.attacks.base import get
-from benchmark.attacks.starts import Normal, Patterned, Starts, Uniform, Zeros
+from benchmark.attacks.parts.starts import Normal, Patterned, Starts, Uniform, Zeros
 
 SHAPE = (2, 3, 7, 6)
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.attacks import words
 from benchmark.attacks.base import AttackError, get
-from benchmark.attacks.fluency import Bigrams
 from benchmark.attacks.lamp import exchange
-from benchmark.attacks.objectives import SquaredAndAbsolute, prepare
-from benchmark.attacks.optimisation import Found
-from benchmark.attacks.priors import VectorLength
-from benchmark.config import load_params
+from benchmark.attacks.parts import words
+from benchmark.attacks.parts.fluency import Bigrams
+from benchmark.attacks.parts.objectives import SquaredAndAbsolute, prepare
+from benchmark.attacks.parts.optimisation import Found
+from benchmark.attacks.parts.priors import VectorLength
+from benchmark.config.schema import load_params
 from benchmark.defenses.base import build as defense
 from benchmark.evidence.base import Term
 from benchmark.evidence.generic import oblivious, sent

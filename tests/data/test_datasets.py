@@ -66,7 +66,7 @@ def test_an_unknown_name_lists_what_there_is() -> None:
 def test_absent_files_without_a_network_are_one_clear_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import benchmark.compat  # noqa: F401, I001  first
+    import benchmark.runtime.compat  # noqa: F401, I001  first
     from torchvision.datasets import utils
 
     def offline(*args: object, **kwargs: object) -> None:

@@ -16,13 +16,13 @@ from torch.func import grad, vmap
 import benchmark.defenses
 import benchmark.evidence
 from benchmark.attacks.base import get
-from benchmark.campaign import readable
 from benchmark.defenses import base as defenses
 from benchmark.defenses.base import Defense, build, names
 from benchmark.evidence import base
 from benchmark.evidence.base import EVERY, Evidence, readings, reads
 from benchmark.federated.setting import Setting
-from benchmark.records import KNOWLEDGE
+from benchmark.pipeline.attack import readable
+from benchmark.results.columns import KNOWLEDGE
 from tests import tiny
 from tests.tiny import Victim
 
@@ -223,9 +223,9 @@ def written(module: str, name: str = "sent") -> Any:
 
 def test_two_readings_cannot_have_one_name() -> None:
     with pytest.raises(ValueError, match=r"two readings of \* are called sent"):
-        reads(EVERY)(written("linear"))
+        reads(EVERY)(written("first_linear"))
     assert {e.build.__module__ for e in readings("dgp")} <= {
-        "benchmark.evidence.generic", "benchmark.evidence.linear", "benchmark.evidence.dgp",
+        "benchmark.evidence.generic", "benchmark.evidence.first_linear", "benchmark.evidence.dgp",
     }  # fmt: skip
 
 

@@ -14,13 +14,13 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from benchmark.attacks.base import get
-from benchmark.campaign import readable
 from benchmark.defenses.base import Defense, names
 from benchmark.evidence.base import readings, reads
 from benchmark.federated.client import Batch, Client
 from benchmark.federated.setting import skeleton
 from benchmark.federated.update import Update
-from benchmark.records import CONTROL
+from benchmark.pipeline.attack import readable
+from benchmark.results.columns import CONTROL
 from tests import tiny
 from tests.evidence.truth import at_truth, losses, read
 from tests.tiny import Victim

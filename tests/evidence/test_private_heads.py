@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from benchmark.attacks.base import get
 from benchmark.defenses.base import build
 from benchmark.evidence.hyperfl import identity, separate, unrolled
-from benchmark.evidence.trunk import upstream_of
+from benchmark.evidence.shared_layers import upstream_of
 from benchmark.federated.client import Client
 from benchmark.federated.simulation import start
 from benchmark.federated.update import Update
-from benchmark.metrics.privacy import match, score
+from benchmark.metrics.images import match, score
 from tests import tiny
 from tests.evidence.truth import error, losses, read
 from tests.tiny import Victim

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.campaign import readable
 from benchmark.defenses.base import Defense, build
+from benchmark.pipeline.attack import readable
 from tests import tiny
 from tests.attacks.learners import images_of
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from benchmark.attacks.base import get
-from benchmark.campaign import readable
 from benchmark.evidence.pruning import POOLED, TRUST, history, weighed
+from benchmark.pipeline.attack import readable
 from tests import tiny
 from tests.tiny import Victim
 

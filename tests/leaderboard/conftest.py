@@ -17,7 +17,7 @@ import pytest
 from matplotlib.image import imsave
 from scipy.stats import binomtest
 
-from benchmark.records import TABLES, write_json, write_table
+from benchmark.results.columns import TABLES, write_json, write_table
 
 Tables = dict[str, list[dict[str, Any]]]
 DEFENSES: dict[str, dict[str, Any]] = {

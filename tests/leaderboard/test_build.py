@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 import pytest
 
-from benchmark.records import TABLES, read_table, write_table
-from benchmark.records import VERDICTS as KNOWN_VERDICTS
+from benchmark.results.columns import TABLES, read_table, write_table
+from benchmark.results.columns import VERDICTS as KNOWN_VERDICTS
 from leaderboard import display
 from leaderboard.board import load
 from leaderboard.build import build, main

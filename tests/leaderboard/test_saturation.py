@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from benchmark.records import SATURATION
+from benchmark.results.columns import SATURATION
 from leaderboard.saturation import BOTTOM, LEFT, RIGHT, TOP, dots, steps
 
 ROW = {"defense": "dgp", "point": "paper", "checkpoint": "init", "batch_size": 1}

@@ -23,7 +23,7 @@ from benchmark.metrics.audit import (
     summary,
     verdict,
 )
-from benchmark.records import VERDICTS
+from benchmark.results.columns import VERDICTS
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from benchmark.metrics import tokens
 from benchmark.metrics.judges import EMPTY, Images, Texts, judge_of
-from benchmark.records import CELLS, VICTIMS
+from benchmark.results.columns import CELLS, VICTIMS
 
 WORDS = ("", "the", "cat", "sat", "on", "mat", "dog", "ran")
 

@@ -42,7 +42,7 @@ def epsilon(*, noise: float, rate: float, steps: int, delta: float) -> float:
 
 
 def _renyi(noise: float, rate: float, steps: int, delta: float) -> float:
-    import benchmark.compat  # noqa: F401, I001 (before opacus, which imports torchvision)
+    import benchmark.runtime.compat  # noqa: F401, I001 (before opacus, which imports torchvision)
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()

@@ -1,0 +1,1 @@
+"""Many searches at once: stacks, traces, optimisers, memory."""

@@ -1,0 +1,1 @@
+"""What params.yaml may say: its types, and one line for each mistake."""

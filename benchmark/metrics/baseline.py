@@ -1,0 +1,112 @@
+"""What can be guessed without attacking: leakage counts only where it exceeds this.
+
+Three guesses per private image, in PSNR: the mean of its class, the nearest auxiliary image (an
+oracle picks it, so no choice among auxiliary images does better), and what the attack itself
+found for another victim with the same label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmark.metrics.images import distances, match, pixels, psnr, to_psnr
+
+TAU_MINIMUM = 20.0
+TAU_QUANTILE = 0.99
+
+
+def class_mean(truths: Any, labels: Any, auxiliary: Any, auxiliary_labels: Any) -> np.ndarray:
+    """PSNR [n] of guessing the mean auxiliary image of the right class.
+
+    Classes that the auxiliary images lack get the mean of all.
+    """
+    images, classes = pixels(auxiliary), np.asarray(auxiliary_labels)
+    everything = images.mean(axis=0)
+    means = {
+        label: images[classes == label].mean(axis=0) if (classes == label).any() else everything
+        for label in np.unique(np.asarray(labels))
+    }
+    return psnr(np.stack([means[label] for label in np.asarray(labels)]), truths)
+
+
+def nearest(truths: Any, auxiliary: Any) -> np.ndarray:
+    """PSNR [n] of the auxiliary image, of whatever class, that lies nearest."""
+    private, images = pixels(truths), pixels(auxiliary)
+    size = private[0].size
+    return to_psnr(distances(private, images).min(axis=1) / size)
+
+
+def without_attack(truths: Any, labels: Any, auxiliary: Any, auxiliary_labels: Any) -> np.ndarray:
+    """PSNR [n] of the better of :func:`class_mean` and :func:`nearest`."""
+    return np.maximum(
+        class_mean(truths, labels, auxiliary, auxiliary_labels), nearest(truths, auxiliary)
+    )
+
+
+def matched_psnr(guesses: Any, truths: Any) -> np.ndarray:
+    """PSNR [n] of each truth's partner among the guesses for the same batch."""
+    images = pixels(guesses)
+    return psnr(images[match(images, truths)], truths)
+
+
+def swapped(
+    guesses: Sequence[Any],
+    truths: Sequence[Any],
+    labels: Sequence[Any],
+    measure: Callable[[Any, Any], np.ndarray] = matched_psnr,
+) -> list[np.ndarray]:
+    """One cell's guesses held against the truth of other victims.
+
+    Each victim's images are scored with the whole guess of a donor: the victim that shares most
+    labels with it, the next in line where several do. The pairing is made anew, as for the real
+    guess. An image whose label the donor lacks has no swapped guess.
+
+    Args:
+        guesses: per victim, images [n, C, H, W].
+        truths: per victim, as many images.
+        labels: per victim, true classes [n].
+        measure: what the guesses and the truths of one batch score, once paired.
+
+    Returns:
+        Per victim, scores [n] (dB), NaN where there is no swapped guess.
+    """
+    victims = len(truths)
+    classes = [np.asarray(each) for each in labels]
+    result = []
+    for victim in range(victims):
+        own = classes[victim]
+        turns = [(victim + step) % victims for step in range(1, victims)]
+        turns = [other for other in turns if len(classes[other]) == len(own)]
+        donor = max(turns, key=lambda other: _overlap(own, classes[other]), default=victim)
+        shared = np.isin(own, classes[donor]) if donor != victim else np.zeros(len(own), bool)
+        values = np.full(len(own), np.nan)
+        if shared.any():
+            values[shared] = measure(guesses[donor], truths[victim])[shared]
+        result.append(values)
+    return result
+
+
+def tau(
+    images: Any, labels: Any, auxiliary: Any, auxiliary_labels: Any, *,
+    minimum: float = TAU_MINIMUM, quantile: float = TAU_QUANTILE,
+) -> float:  # fmt: skip
+    """The PSNR in dB above which a private image counts as recovered, one per data set.
+
+    Args:
+        images, labels: held-out images that stand for victims (not the victims themselves).
+        auxiliary, auxiliary_labels: what guesses without an attack are made from.
+        minimum: tau is never below this.
+        quantile: of the best guesses without an attack.
+    """
+    guessed = without_attack(images, labels, auxiliary, auxiliary_labels)
+    return max(minimum, float(np.quantile(guessed, quantile)))
+
+
+def _overlap(left: np.ndarray, right: np.ndarray) -> int:
+    """How many labels two batches share as multisets."""
+    size = int(max(left.max(), right.max())) + 1
+    return int(np.minimum(np.bincount(left, minlength=size),
+                          np.bincount(right, minlength=size)).sum())  # fmt: skip

@@ -1,0 +1,189 @@
+"""How much of the private images a reconstruction shows.
+
+Images are arrays or tensors [n, C, H, W] in pixel units; guesses are clamped to [0, 1] first and
+what is not a finite number counts as 0, so an attack that diverged is scored, not left out.
+Every measure is per image; averages are taken over images afterwards, never inside.
+Guesses are paired with truths once (:func:`match`), and every measure uses that pairing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PSNR_CAP = 60.0
+"""dB; an exact copy scores this and not infinity."""
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SMALL_WINDOW = 7
+_MSE_AT_CAP = 10 ** (-PSNR_CAP / 10)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Measures of n images, each an array [n] (float64).
+
+    Attributes:
+        mse: mean squared error of pixels, in [0, 1].
+        psnr: 10 log10(1 / mse), at most :data:`PSNR_CAP`, in dB.
+        ssim: structural similarity, in [-1, 1].
+    """
+
+    mse: np.ndarray
+    psnr: np.ndarray
+    ssim: np.ndarray
+
+
+def score(guesses: Any, truths: Any) -> Scores:
+    """All measures of guesses that are already paired with truths."""
+    error = mse(guesses, truths)
+    return Scores(error, to_psnr(error), ssim(guesses, truths))
+
+
+def pixels(images: Any) -> np.ndarray:
+    """Images as float64, clamped to [0, 1]; pixels that are not finite are 0."""
+    if hasattr(images, "detach"):
+        images = images.detach().cpu().numpy()
+    array = np.asarray(images, dtype=np.float64)
+    return np.clip(np.where(np.isfinite(array), array, 0.0), 0.0, 1.0)
+
+
+def mse(guesses: Any, truths: Any) -> np.ndarray:
+    """Mean squared error of each pair, [n]."""
+    ours, theirs = _pair(guesses, truths)
+    return np.square(ours - theirs).mean(axis=(1, 2, 3))
+
+
+def psnr(guesses: Any, truths: Any) -> np.ndarray:
+    """Peak signal-to-noise ratio of each pair in dB, [n], at most :data:`PSNR_CAP`.
+
+    >>> psnr(np.full((1, 1, 2, 2), 0.6), np.full((1, 1, 2, 2), 0.5)).round(6)
+    array([20.])
+    """
+    return to_psnr(mse(guesses, truths))
+
+
+def to_psnr(error: Any) -> np.ndarray:
+    """Mean squared errors as dB."""
+    return -10.0 * np.log10(np.maximum(error, _MSE_AT_CAP))
+
+
+def ssim(guesses: Any, truths: Any) -> np.ndarray:
+    """Structural similarity of each pair, [n], data range 1, by torchmetrics.
+
+    The window is Gaussian, 11 wide with sigma 1.5 (Wang et al. 2004), where the shorter side has
+    11 pixels; on smaller images uniform, 7 wide or the largest odd width that fits. The mean is
+    over windows inside the image, as there and in scikit-image: torchmetrics' own mean includes
+    mirrored borders. Values of different windows are not comparable, and those of 8x8 images
+    rest on four windows.
+    """
+    import torch  # noqa: I001
+
+    import benchmark.runtime.compat  # noqa: F401  first: torchmetrics imports torchvision
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    ours, theirs = _pair(guesses, truths)
+    if not len(ours):
+        return np.empty(0)
+    height, width = ours.shape[2:]
+    side = min(height, width)
+    small = min(SMALL_WINDOW, side - (side + 1) % 2)
+    radius = (SSIM_WINDOW if side >= SSIM_WINDOW else small) // 2
+    _, everywhere = structural_similarity_index_measure(
+        torch.from_numpy(ours), torch.from_numpy(theirs), data_range=1.0, reduction="none",
+        gaussian_kernel=side >= SSIM_WINDOW, sigma=SSIM_SIGMA, kernel_size=small,
+        return_full_image=True,
+    )  # fmt: skip
+    inside = everywhere[..., radius : height - radius, radius : width - radius]
+    return inside.mean(dim=(1, 2, 3)).numpy()
+
+
+def match(guesses: Any, truths: Any) -> np.ndarray:
+    """The one-to-one pairing with the least total squared error.
+
+    Args:
+        guesses, truths: images [n, C, H, W] of one batch.
+
+    Returns:
+        int64 [n]: ``guesses[match(guesses, truths)]`` stand beside ``truths``.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    ours, theirs = _pair(guesses, truths)
+    count = len(ours)
+    if count < 2:
+        return np.arange(count)
+    columns = linear_sum_assignment(distances(theirs, ours))[1]
+    return columns.astype(np.int64)
+
+
+def distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Squared distances [n, m] between images, exact enough to order near-copies."""
+    a, b = left.reshape(len(left), -1), right.reshape(len(right), -1)
+    if a.size * len(b) <= 2**24:
+        return np.square(a[:, None] - b[None]).sum(axis=2)
+    return np.stack([np.square(row - b).sum(axis=1) for row in a])
+
+
+def identify(
+    guesses: Any, truths: Any, labels: Any, candidates: Any, candidate_labels: Any, *,
+    count: int = 100, seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Whether each guess is nearer to its truth than to held-out images of the same class.
+
+    Args:
+        guesses: [n, C, H, W], paired with ``truths``.
+        truths: the private images.
+        labels: true classes [n].
+        candidates: held-out images [m, C, H, W] (auxiliary, test), none of them a victim.
+        candidate_labels: their classes [m].
+        count: how many images the truth is one of; each image draws its own ``count - 1``
+            others, or all there are of its class where there are fewer.
+        seed: of that draw.
+
+    Returns:
+        bool [n], strictly nearest by squared error; and int64 [n], how many images the truth was
+        one of, itself included (chance is its inverse). One without others of its class
+        is not identified.
+    """
+    ours, theirs = _pair(guesses, truths)
+    pool, classes = pixels(candidates), np.asarray(candidate_labels)
+    own = np.asarray(labels)
+    to_truth = np.square(ours - theirs).sum(axis=(1, 2, 3))
+    nearest = np.zeros(len(ours), dtype=bool)
+    among = np.ones(len(ours), dtype=np.int64)
+    members = {label: np.flatnonzero(classes == label) for label in np.unique(own)}
+    for index, label in enumerate(own):
+        others = members[label]
+        if len(others) >= count:
+            rng = np.random.default_rng([seed, index])
+            others = rng.choice(others, count - 1, replace=False)
+        among[index] += len(others)
+        gaps = np.square(pool[others] - ours[index]).sum(axis=(1, 2, 3))
+        nearest[index] = bool(len(gaps) and to_truth[index] < gaps.min())
+    return nearest, among
+
+
+def label_accuracy(guessed: Any, truths: Any) -> float:
+    """Share of labels that two batches have in common as multisets: 1 - sum|difference| / 2n.
+
+    >>> label_accuracy([3, 3, 5, 1], [5, 3, 1, 1])
+    0.75
+    """
+    ours, theirs = np.asarray(guessed).reshape(-1), np.asarray(truths).reshape(-1)
+    if len(ours) != len(theirs) or not len(theirs):
+        raise ValueError(f"{len(ours)} labels for {len(theirs)} images")
+    size = int(max(ours.max(), theirs.max())) + 1
+    gap = np.bincount(ours, minlength=size) - np.bincount(theirs, minlength=size)
+    return float(1 - np.abs(gap).sum() / (2 * len(theirs)))
+
+
+def _pair(guesses: Any, truths: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both as clamped float64 [n, C, H, W] of one shape."""
+    ours, theirs = pixels(guesses), pixels(truths)
+    if ours.shape != theirs.shape or ours.ndim != 4:
+        raise ValueError(f"guesses {ours.shape} and truths {theirs.shape} are not pairs of images")
+    return ours, theirs

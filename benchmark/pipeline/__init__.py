@@ -1,0 +1,1 @@
+"""What the stages call, one file each."""

@@ -1,0 +1,1 @@
+"""What is published: its columns, its catalog, where it comes from."""

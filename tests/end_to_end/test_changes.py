@@ -1,0 +1,199 @@
+"""What is computed again after a change: what depends on it, and nothing else.
+
+The tests change one board, one after the other; each begins with everything up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmark.results.columns import read_table
+from tests.end_to_end.toy import copied
+
+ROOT = Path(__file__).resolve().parents[2]
+ATTACK = '''
+"""IG with another objective, to be computed beside the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmark.attacks.base import register
+from benchmark.attacks.ig import INVERTING_GRADIENTS
+from benchmark.attacks.parts.objectives import SquaredError
+from benchmark.attacks.parts.optimisation import OptimisationAttack
+from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.parts.labels import Given
+
+SHORT = register(
+    OptimisationAttack(
+        name="short",
+        title="A short attack",
+        objective=SquaredError(),
+        optimiser=SignedAdam(lr=0.1),
+        labels=Given(),
+        box=True,
+        iterations=5,
+    )
+)
+'''
+
+
+@pytest.fixture(autouse=True)
+def _up_to_date(request):
+    yield
+    if "computed" in request.fixturenames:
+        board = request.getfixturevalue("computed")
+        assert board.changes() == []
+
+
+def _results(board, scenario="digits", table="cells.csv"):
+    return read_table(board / "leaderboard/results" / scenario / table)
+
+
+def _contents(board, folder: str) -> dict[str, bytes]:
+    return {name: content for name, (_, content) in board.snapshot(folder).items()}
+
+
+def _said(board) -> str:
+    code, said = board.call("dvc", "repro")
+    assert code == 0, said
+    return said
+
+
+def test_one_defenses_parameters_concern_its_own_runs_and_cells(computed):
+    params, cells, runs = computed.params, computed.cells(), computed.cells("runs")
+    kept = _contents(computed, "artifacts/digits-fedavg")
+    old = _results(computed)
+    params["defenses"]["dgp"]["points"]["paper"]["drop_smallest"] = 0.5
+    computed.params = params
+    said = _said(computed)
+    assert "train digits: 4 runs: 2 there, 2 to compute" in said, said
+    assert "train digits-fedavg: 4 runs: all there" in said
+    assert _contents(computed, "artifacts/digits-fedavg") == kept
+    assert cells.items() <= computed.cells().items()
+    assert runs.items() <= computed.cells("runs").items()
+    assert len(computed.cells("runs")) == len(runs) + 2
+    new = _results(computed)
+    columns = [name for name in new if name not in ("seconds",)]
+    for name, changed in (("none", False), ("dgp", True)):
+        left, right = (t[t["defense"] == name][columns].reset_index(drop=True) for t in (old, new))
+        assert left.equals(right) is not changed
+
+
+def _all_there(said: str) -> None:
+    """The store keeps the first of equal entries: only the stage knows that it computed nothing."""
+    plans = re.findall(r"^(?:train|attack) .*: \d+ (?:runs|cells): (.*)$", said, re.M)
+    assert plans and set(plans) == {"all there"}, said
+
+
+def test_parameters_that_come_back_cost_nothing(computed):
+    """A, B, A: nothing is computed, and the results are A's again, cell by cell."""
+    params, later = computed.params, _results(computed)
+    before = computed.cells(), computed.cells("runs")
+    params["defenses"]["dgp"]["points"]["paper"]["drop_smallest"] = 0.75
+    computed.params = params
+    _all_there(_said(computed))
+    assert (computed.cells(), computed.cells("runs")) == before
+    assert not _results(computed).equals(later)
+    params["defenses"]["dgp"]["points"]["paper"]["drop_smallest"] = 0.5
+    computed.params = params
+    _all_there(_said(computed))
+    assert (computed.cells(), computed.cells("runs")) == before
+    assert _results(computed).equals(later)
+
+
+def test_a_title_or_a_comment_computes_nothing(computed):
+    before = computed.cells(), computed.cells("runs")
+    params = computed.params
+    params["scenarios"]["digits"]["title"] = "Digits with another title"
+    computed.params = params
+    for path in ("attacks/ig.py", "defenses/dgp.py", "federated/client.py"):
+        file = computed / f"benchmark/{path}"
+        file.write_text(file.read_text() + "\n# one comment more\n")
+    _all_there(_said(computed))
+    assert (computed.cells(), computed.cells("runs")) == before
+    page = (computed / "leaderboard/site/index.html").read_text(encoding="utf-8")
+    assert "Digits with another title" in page
+
+
+def test_another_attack_computes_its_own_cells_only_and_an_entrant_leaves(computed):
+    """The attack joins the first scenario, fedrep leaves the second."""
+    params, before, old = computed.params, computed.cells(), _results(computed)
+    runs = computed.cells("runs")
+    (computed / "benchmark/attacks/short.py").write_text(ATTACK.lstrip(), encoding="utf-8")
+    params["attacks"]["short"] = {"checkpoints": ["init"]}
+    params["scenarios"]["digits"]["attacks"].append("short")
+    params["scenarios"]["digits-fedavg"]["entrants"].remove("fedrep")
+    computed.params = params
+    computed.repro()
+    assert computed.cells("runs") == runs
+    after, new = computed.cells(), _results(computed)
+    assert before.items() <= after.items()
+    added = new[new["attack"] == "short"]
+    assert len(after) - len(before) == (added["status"] == "ok").sum() > 0
+    assert set(added["checkpoint"]) == {"init"}
+    assert set(added["defense"]) == {"none", "dgp"}
+    rest = new[new["attack"] != "short"].reset_index(drop=True)
+    assert rest.equals(old)  # measured columns too: nothing was computed again
+
+    for table in ("cells.csv", "ranking.csv", "training.csv", "victims.csv", "checkpoints.csv"):
+        assert set(_results(computed, "digits-fedavg", table)["defense"]) == {"none"}
+    page = (computed / "leaderboard/site/index.html").read_text(encoding="utf-8")
+    assert "A short attack" in page and "FedRep" not in page
+    tables = computed / "leaderboard/tables"
+    assert not any("FedRep" in p.read_text(encoding="utf-8") for p in tables.iterdir())
+
+
+def test_a_defense_in_one_file_joins(computed):
+    """README's own example."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    name, source = re.findall(
+        r"^```python\n# benchmark/defenses/(\w+)\.py\n(.*?)^```$", readme, re.M | re.S
+    )[0]
+    (computed / f"benchmark/defenses/{name}.py").write_text(source, encoding="utf-8")
+    params, before = computed.params, computed.cells()
+    params["defenses"][name] = {}
+    params["scenarios"]["digits"]["entrants"].append(name)
+    computed.params = params
+    assert "train digits: 6 runs: 4 there, 2 to compute" in _said(computed)
+    assert before.items() <= computed.cells().items()
+
+    cells, ranking = _results(computed), _results(computed, table="ranking.csv")
+    readings = set(cells[cells["defense"] == name]["evidence"])
+    assert "oblivious" in readings and len(readings) > 1  # adaptive ones, for free
+    assert set(cells[cells["defense"] == name]["attack"]) == {"ig", "short"}
+    flags = ranking[ranking["defense"] == name]["flags"].str.split(";")
+    assert len(flags) == 2 and all("generic-only" in words for words in flags)
+    others = ranking[ranking["defense"] != name]["flags"].str.split(";")
+    assert not any("generic-only" in words for words in others)
+    page = (computed / "leaderboard/site/index.html").read_text(encoding="utf-8")
+    title = re.search(r'title = "(.*)"', source)
+    assert title and title.group(1) in page
+
+
+def test_what_was_pulled_is_not_computed_again(computed, tmp_path):
+    """A fresh clone with lock file and remote: only a defense that joins there is computed."""
+    remote = tmp_path / "remote"
+    for arguments in (("remote", "add", "-d", "-f", "local", str(remote)), ("push",)):
+        code, said = computed.call("dvc", *arguments)
+        assert code == 0, said
+    clone = copied(tmp_path / "clone", computed.folder)
+    code, said = clone.call("dvc", "pull")
+    assert code == 0, said
+    params = clone.params
+    params["defenses"]["pruning"]["points"] = {"keep-10": {"keep": 0.1}}
+    params["scenarios"]["digits"]["entrants"].append("pruning")
+    clone.params = params
+    said = _said(clone)
+    assert "train digits: 8 runs: 6 there, 2 to compute" in said, said
+    made = {p.name for p in (clone / ".leakboard/cells").iterdir()} - set(computed.cells())
+    listed = json.loads((clone / "artifacts/digits/guesses/cells.json").read_text())
+    own = [c for c in listed if c["defense"] == "pruning" and "file" in c]
+    plan = re.search(r"attack digits: (\d+) cells: (\d+) there, (\d+) to compute", said)
+    assert plan and int(plan[3]) == sum(c["defense"] == "pruning" and "file" in c for c in listed)
+    assert made - {"unfinished"} == {Path(c["file"]).parts[1] for c in own}
