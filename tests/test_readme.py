@@ -179,7 +179,7 @@ def test_readmes_reading_explains_a_real_message(extended):
         """
 import torch
 from benchmark.defenses.base import build
-from benchmark.evidence.base import readings
+from benchmark.evidence.base import registered_evidence
 from benchmark.federated.setting import Setting, schema
 from benchmark.federated.simulation import start
 from benchmark.federated.transcript import Transcript
@@ -196,7 +196,7 @@ images, labels = torch.rand(1, 1, 8, 8), torch.tensor([3])
 sent = client.round(broadcast, [(images, labels)], torch.Generator().manual_seed(0))
 message = Update(decode(encode(sent), schema(setting)))
 transcript = Transcript(setting, 0, 0, broadcast, message, labels)
-for entry in readings("rounding"):
+for entry in registered_evidence("rounding"):
     evidence = entry.build(transcript)
     if evidence is None or entry.name not in ("oblivious", "levels"):
         continue
@@ -219,7 +219,7 @@ def test_readmes_reading_recovers_at_least_what_every_generic_one_does(extended)
 import torch
 from benchmark.attacks.base import get
 from benchmark.defenses.base import build
-from benchmark.evidence.base import readings
+from benchmark.evidence.base import registered_evidence
 from benchmark.federated.setting import Setting, schema
 from benchmark.federated.simulation import start
 from benchmark.federated.transcript import Transcript
@@ -240,7 +240,7 @@ for victim, image in enumerate(pixels):
     sent = client.copy().round(broadcast, [batch], torch.Generator())
     message = Update(decode(encode(sent), schema(setting)))
     transcripts.append(Transcript(setting, victim, 0, broadcast, message, batch[1]))
-for entry in readings("rounding"):
+for entry in registered_evidence("rounding"):
     evidences = [entry.build(transcript) for transcript in transcripts]
     if None in evidences:
         continue
@@ -250,5 +250,5 @@ for entry in readings("rounding"):
 """,
     ).splitlines()
     psnr = {name: float(value) for name, value in (line.split() for line in found)}
-    assert {"oblivious", "rows", "resimulated", "levels"} == set(psnr)
+    assert {"oblivious", "first-linear-layer", "bpda-eot", "levels"} == set(psnr)
     assert psnr["levels"] == max(psnr.values()), psnr

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WithPrediction:
-    """A reading's prediction, and the model's class probabilities for the guess."""
+    """The evidence's prediction, and the model's class probabilities for the guess."""
 
     predict: Predict
 
@@ -50,7 +50,7 @@ class ClientPrivacyLeakage(OptimisationAttack):
     """The search, with the prediction's distance to the label as a prior.
 
     fit   weight of the mean squared distance of probabilities and label; without effect on
-          readings that do not hold the model
+          evidence whose prediction does not use the model
     """
 
     fit: float = 1e-8

@@ -33,7 +33,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.attacks.base import Guess, register
 from benchmark.attacks.parts.direct import DirectAttack
-from benchmark.evidence.first_linear import first_linear, in_front
+from benchmark.evidence.first_linear import first_linear_name, in_front
 from benchmark.federated.setting import skeleton
 from benchmark.models.base import VictimModel
 
@@ -79,7 +79,7 @@ class Peeling(DirectAttack):
             return "the defense has changed the model's layers"
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
             return "batch normalisation mixes the images behind the first layer"
-        layer = first_linear(setting)
+        layer = first_linear_name(setting)
         if layer is None or not all(isinstance(m, nn.Flatten) for m in in_front(setting, layer)):
             return "the first layer is not a linear one"
         if layer not in evidence.linear or f"{layer}.bias" not in evidence.data["shared"]:
@@ -98,7 +98,7 @@ class Peeling(DirectAttack):
 
     def _one(self, evidence: Evidence, deadline: float | None) -> Guess:
         setting = evidence.setting
-        layer = first_linear(setting)
+        layer = first_linear_name(setting)
         assert layer is not None
         rate = setting.local_lr if setting.algorithm == "fedavg" else 1.0
         weight, bias = evidence.linear[layer]

@@ -24,7 +24,7 @@ class Generated(VictimModel):
         super().__init__(nn.Sequential(), model.head)
         self._extractor = (model.features,)  # a tuple hides its weights: they are generated
         self.embedding = nn.Parameter(torch.zeros(embedding))
-        self.hyper = nn.ModuleDict({"trunk": nn.Linear(embedding, hidden)})
+        self.hyper = nn.ModuleDict({"hidden": nn.Linear(embedding, hidden)})
         for name, weight in model.features.named_parameters():
             output = nn.Linear(hidden, weight.numel())
             # theta = W f + b then begins with the variance that its layer's own rule has, f being
@@ -39,7 +39,7 @@ class Generated(VictimModel):
 
     def generated(self) -> dict[str, Tensor]:
         """The feature extractor's weights, by name."""
-        code = F.relu(self.hyper["trunk"](self.embedding))
+        code = F.relu(self.hyper["hidden"](self.embedding))
         return {
             name: self.hyper[slot(name)](code).view(weight.shape)
             for name, weight in self.extractor.named_parameters()

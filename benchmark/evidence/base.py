@@ -151,8 +151,8 @@ class EvidenceError(ValueError):
     """Evidence is registered where it must not be; the message is one line."""
 
 
-Reading = Callable[["Transcript"], "Evidence | None"]
-SomeReading = TypeVar("SomeReading", bound=Reading)
+Build = Callable[["Transcript"], "Evidence | None"]
+SomeBuild = TypeVar("SomeBuild", bound=Build)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Entry:
     defense: str
     name: str
     knowledge: Knowledge
-    build: Reading
+    build: Build
     summary: str
 
 
@@ -170,9 +170,9 @@ _REGISTRY: dict[tuple[str, str], Entry] = {}
 EVERY = "*"
 
 
-def reads(
+def evidence_of(
     defense: str, *, knowledge: Knowledge = "adaptive"
-) -> Callable[[SomeReading], SomeReading]:
+) -> Callable[[SomeBuild], SomeBuild]:
     """Register a reading of one defense's transcripts (``"*"``: of every defense's).
 
     The function's name, with ``_`` as ``-``, names the evidence; its docstring's first line
@@ -188,13 +188,13 @@ def reads(
     if defense == CONTROL:
         raise ValueError("evidence of undefended messages is evidence of all: register it for '*'")
 
-    def register(build: SomeReading) -> SomeReading:
+    def register(build: SomeBuild) -> SomeBuild:
         name = build.__name__.replace("_", "-")
         key = (defense, name)
         if reason := _misplaced(defense, name, build.__module__):
             raise EvidenceError(reason)
         if key in _REGISTRY and _REGISTRY[key].build.__module__ != build.__module__:
-            raise ValueError(f"two readings of {defense} are called {name}")
+            raise ValueError(f"two evidences of {defense} are called {name}")
         summary = (build.__doc__ or name).strip().splitlines()[0]
         _REGISTRY[key] = Entry(defense, name, knowledge, build, summary)
         return build
@@ -220,7 +220,7 @@ def _misplaced(defense: str, name: str, module: str) -> str | None:
     return f"{module}: evidence {name!r} of {whose} must stand in {files}"
 
 
-def readings(defense: str) -> list[Entry]:
+def registered_evidence(defense: str) -> list[Entry]:
     """All readings of one defense: the generic ones first, then its own.
 
     Without a defense there is none to know of: only the oblivious ones are left.

@@ -11,25 +11,25 @@ import torch
 
 from benchmark.defenses.dp import LocalGaussian
 from benchmark.evidence import first_linear as linear
-from benchmark.evidence.base import Evidence, Term, reads
-from benchmark.evidence.generic import predict_protected, reread
+from benchmark.evidence.base import Evidence, Term, evidence_of
+from benchmark.evidence.generic import adaptive, predict_protected
 from benchmark.federated.transcript import Transcript
 
 
-@reads("dp")
-def noisy_rows(transcript: Transcript) -> Evidence | None:
+@evidence_of("dp")
+def first_linear_layer_noisy(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's gradient by its inputs, however clipped."""
-    return linear.noisy_rows(transcript)
+    return linear.first_linear_layer_noisy(transcript)
 
 
-@reads("dp")
-def resimulated(transcript: Transcript) -> Evidence:
+@evidence_of("dp")
+def bpda_eot(transcript: Transcript) -> Evidence:
     """Clip the guess's update as well, and weigh every entry by the noise's known variance."""
     defense = transcript.setting.defense
     assert isinstance(defense, LocalGaussian)
     variance = torch.tensor((defense.noise * defense.clip) ** 2)
     value = dict(transcript.message)
     term = Term(value=value, variance=dict.fromkeys(value, variance), kind="value")
-    return reread(
-        transcript, "resimulated", predict=predict_protected, terms={"update": term}, noisy=True
+    return adaptive(
+        transcript, "bpda-eot", predict=predict_protected, terms={"update": term}, noisy=True
     )

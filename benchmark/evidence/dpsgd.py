@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 from benchmark.defenses.dpsgd import DifferentiallyPrivateSGD
 from benchmark.evidence import first_linear as linear
-from benchmark.evidence.base import Evidence, Tensors, Term, reads
+from benchmark.evidence.base import Evidence, Tensors, Term, evidence_of
 from benchmark.evidence.generic import oblivious, simulate_round
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
@@ -51,14 +51,14 @@ def predict_clipped(
     return {"update": total}
 
 
-@reads("dpsgd")
-def noisy_rows(transcript: Transcript) -> Evidence | None:
+@evidence_of("dpsgd")
+def first_linear_layer_noisy(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's gradient by its inputs, however clipped."""
-    return linear.noisy_rows(transcript)
+    return linear.first_linear_layer_noisy(transcript)
 
 
-@reads("dpsgd")
-def resimulated(transcript: Transcript) -> Evidence:
+@evidence_of("dpsgd")
+def bpda_eot(transcript: Transcript) -> Evidence:
     """Clip every guessed example too, and weigh every entry by the noise's known variance."""
     setting, defense = transcript.setting, transcript.setting.defense
     assert isinstance(defense, DifferentiallyPrivateSGD)
@@ -67,7 +67,7 @@ def resimulated(transcript: Transcript) -> Evidence:
     term = Term(value=value, variance=dict.fromkeys(value, variance), kind="value")
     return replace(
         oblivious(transcript),
-        name="resimulated",
+        name="bpda-eot",
         knowledge="adaptive",
         predict=predict_clipped,
         simulate=simulate_round,

@@ -11,7 +11,7 @@ Where one image's gradient shows no gap and no noise, its bias gradient is what 
 taken as it is, and inputs are compared in size as well.
 
 Matching inputs is better conditioned than matching gradients; what it gains is on the board, where
-the same attacks run on `rows` and on the whole message.
+the same attacks run on it and on the whole message.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmark.evidence.base import EVERY, Evidence, Tensors, Term, reads
-from benchmark.evidence.generic import oblivious, sent
+from benchmark.evidence.base import EVERY, Evidence, Tensors, Term, evidence_of
+from benchmark.evidence.generic import nonzero_entries, oblivious
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
 from benchmark.models.base import VictimModel
@@ -40,35 +40,42 @@ RIDGE = 1e-6
 """Of the mean curvature, added where a row may not determine all of its coefficients."""
 
 
-@reads(EVERY, knowledge="oblivious")
-def rows(transcript: Transcript) -> Evidence | None:
+@evidence_of(EVERY, knowledge="oblivious")
+def first_linear_layer(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's gradient by the layer's own inputs."""
     whole = oblivious(transcript).terms["update"]
-    evidence = explain_rows(transcript, whole, name="rows")
+    evidence = first_linear_evidence(transcript, whole, name="first-linear-layer")
     return evidence and replace(evidence, knowledge="oblivious")
 
 
-@reads(EVERY)
-def sent_rows(transcript: Transcript) -> Evidence | None:
+@evidence_of(EVERY)
+def first_linear_layer_nonzero(transcript: Transcript) -> Evidence | None:
     """Explain what was sent of every row of the first linear layer by the layer's own inputs."""
-    known = sent(transcript)
-    evidence = known and explain_rows(transcript, known.terms["update"])
+    known = nonzero_entries(transcript)
+    evidence = known and first_linear_evidence(transcript, known.terms["update"])
     if evidence is None:
         return None
-    mask = evidence.terms["rows"].mask
+    mask = evidence.terms["first_linear_layer"].mask
     assert mask is not None
     return evidence if any(not part.all() for part in mask.values()) else None
 
 
-def noisy_rows(transcript: Transcript) -> Evidence | None:
+def first_linear_layer_noisy(transcript: Transcript) -> Evidence | None:
     """The rows, as something that noise keeps even the truth from explaining."""
-    return explain_rows(
-        transcript, oblivious(transcript).terms["update"], noisy=True, name="noisy-rows"
+    return first_linear_evidence(
+        transcript,
+        oblivious(transcript).terms["update"],
+        noisy=True,
+        name="first-linear-layer-noisy",
     )
 
 
-def explain_rows(
-    transcript: Transcript, update: Term, *, noisy: bool = False, name: str = "sent-rows"
+def first_linear_evidence(
+    transcript: Transcript,
+    update: Term,
+    *,
+    noisy: bool = False,
+    name: str = "first-linear-layer-nonzero",
 ) -> Evidence | None:
     """The evidence that one linear layer's gradient is, as ``update`` shows it.
 
@@ -82,7 +89,7 @@ def explain_rows(
         images as rows.
     """
     setting = transcript.setting
-    layer = first_linear(setting)
+    layer = first_linear_name(setting)
     if setting.local_steps > 1 or layer is None:
         return None
     parts = [f"{layer}.weight", f"{layer}.bias"]
@@ -110,14 +117,14 @@ def explain_rows(
         evidence,
         name=name,
         knowledge="adaptive",
-        predict=predict_rows,
+        predict=predict_first_linear,
         data={
             "shared": evidence.data["shared"],
             "observed": _side_by_side(term.value, parts),
             "precision": _side_by_side({n: p / top for n, p in precision.items()}, parts),
             "clear": _clear(setting, _side_by_side(term.value, parts)),
         },
-        terms={"rows": term},
+        terms={"first_linear_layer": term},
         simulate=None,
         labels="eliminated",
         given=None,
@@ -125,11 +132,11 @@ def explain_rows(
     )
 
 
-def predict_rows(
+def predict_first_linear(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The nearest rows that the guess's inputs to the layer can explain."""
-    layer = first_linear(setting)
+    layer = first_linear_name(setting)
     assert layer is not None
     front = in_front(setting, layer)
     weights = {n: data["shared"][f"features.{n}"] for n, _ in front.named_parameters()}
@@ -139,7 +146,12 @@ def predict_rows(
     if setting.images == 1:
         outer = data["observed"][:, -1:] * inputs
         explained = torch.where(data["clear"], outer, explained)
-    return {"rows": {f"{layer}.weight": explained[:, :-1], f"{layer}.bias": explained[:, -1]}}
+    return {
+        "first_linear_layer": {
+            f"{layer}.weight": explained[:, :-1],
+            f"{layer}.bias": explained[:, -1],
+        }
+    }
 
 
 def nearest(rows: Tensor, precision: Tensor, inputs: Tensor) -> Tensor:
@@ -167,7 +179,7 @@ def nearest(rows: Tensor, precision: Tensor, inputs: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def first_linear(setting: Setting) -> str | None:
+def first_linear_name(setting: Setting) -> str | None:
     """The linear layer nearest to the image; None where what lies before it is not a chain."""
     model = skeleton(setting)
     if setting.vocabulary or not isinstance(getattr(model, "features", None), nn.Sequential):

@@ -20,7 +20,7 @@ from torch.autograd import Function
 from torch.func import functional_call, grad, vmap
 
 from benchmark.defenses.base import Defense
-from benchmark.evidence.base import EVERY, Evidence, Hidden, Tensors, Term, reads
+from benchmark.evidence.base import EVERY, Evidence, Hidden, Tensors, Term, evidence_of
 from benchmark.federated.client import Batch, Client
 from benchmark.federated.setting import Setting, initial, skeleton
 from benchmark.federated.transcript import Transcript
@@ -91,7 +91,7 @@ def predict_protected(
     return {"update": _straight_through(update, sent)}
 
 
-def predict_rehearsed(
+def predict_simulated(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The message after the defense's whole round, differentiated as if it were undefended.
@@ -101,14 +101,14 @@ def predict_rehearsed(
     update = _undefended(setting, guess, hidden, data)
     weights = {**data["shared"], **data["private"]}
     count = len(data["streams"])
-    sent = _Rehearsal.apply(
+    sent = _SimulatedRound.apply(
         setting, tuple(data["shared"]), tuple(weights), count, guess["images"], guess["labels"],
         *weights.values(),
     )  # fmt: skip
     return {"update": _straight_through(update, dict(zip(data["shared"], sent, strict=True)))}
 
 
-class _Rehearsal(Function):
+class _SimulatedRound(Function):
     """A client's round under its defense, as the client itself would compute it.
 
     Not part of any transformation: a defense's own code may do what vmap refuses, so that stacks
@@ -128,7 +128,7 @@ class _Rehearsal(Function):
         known = dict(zip(names, (t.detach() for t in weights), strict=True))
         batch = {"images": images.detach(), "labels": labels.detach().argmax(-1)}
         with torch.enable_grad():
-            rounds = [rehearse(setting, known, shared, batch, k) for k in range(count)]
+            rounds = [simulate_client(setting, known, shared, batch, k) for k in range(count)]
         return tuple(torch.stack([r[n] for r in rounds]).mean(0).detach() for n in shared)
 
     @staticmethod
@@ -142,7 +142,7 @@ class _Rehearsal(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         rows = [
-            _Rehearsal.apply(
+            _SimulatedRound.apply(
                 *(
                     arg.select(dim, k) if isinstance(dim, int) else arg
                     for arg, dim in zip(args, in_dims, strict=True)
@@ -154,7 +154,7 @@ class _Rehearsal(Function):
         return stacks, (0,) * len(stacks)
 
 
-def rehearse(
+def simulate_client(
     setting: Setting,
     weights: Tensors,
     shared: Iterable[str],
@@ -203,7 +203,7 @@ def simulate_undefended(
     setting: Setting, batch: Tensors, data: Mapping[str, Any], rng: Generator
 ) -> dict[str, Tensors]:
     """What a client with this batch computes, before its defense changes it."""
-    client = newcomer(setting, data["shared"], rng)
+    client = fresh_client(setting, data["shared"], rng)
     return {"update": client.train(Update(data["shared"]), _steps(setting, batch), rng)}
 
 
@@ -211,7 +211,7 @@ def simulate_round(
     setting: Setting, batch: Tensors, data: Mapping[str, Any], rng: Generator
 ) -> dict[str, Tensors]:
     """What a client with this batch sends in its first round."""
-    client = newcomer(setting, data["shared"], rng)
+    client = fresh_client(setting, data["shared"], rng)
     update = client.round(Update(data["shared"]), _steps(setting, batch), rng)
     return {"update": setting.defense.message([update])[0]}
 
@@ -221,7 +221,7 @@ def _steps(setting: Setting, batch: Tensors) -> list[Batch]:
     return list(zip(images, labels, strict=True))
 
 
-def newcomer(setting: Setting, shared: Tensors, rng: Generator) -> Client:
+def fresh_client(setting: Setting, shared: Tensors, rng: Generator) -> Client:
     """A client that has held nothing back, with private parameters drawn from ``rng``."""
     names = [name for name, _ in skeleton(setting).named_parameters() if name not in shared]
     drawn = initial(setting, rng) if names else {}
@@ -236,7 +236,7 @@ def reveal_noise(
     return {name: tensor for name, tensor in truth.items() if name.startswith("noise.")}
 
 
-@reads(EVERY, knowledge="oblivious")
+@evidence_of(EVERY, knowledge="oblivious")
 def oblivious(transcript: Transcript) -> Evidence:
     """Match the whole message, as if there were no defense; private values redrawn at random."""
     setting = transcript.setting
@@ -260,8 +260,8 @@ def oblivious(transcript: Transcript) -> Evidence:
     )
 
 
-@reads(EVERY, knowledge="oblivious")
-def body(transcript: Transcript) -> Evidence | None:
+@evidence_of(EVERY, knowledge="oblivious")
+def without_last_layer(transcript: Transcript) -> Evidence | None:
     """Match every layer but the last, whose gradient is the largest and mixes all images."""
     setting = transcript.setting
     if setting.batch_size == 1 or setting.vocabulary or setting.cuts:
@@ -270,22 +270,24 @@ def body(transcript: Transcript) -> Evidence | None:
     if not inside or len(inside) == len(transcript.message):
         return None
     whole = oblivious(transcript)
-    return replace(whole, name="body", terms={"update": Term(value=inside)})
+    return replace(whole, name="without-last-layer", terms={"update": Term(value=inside)})
 
 
-@reads(EVERY)
-def sent(transcript: Transcript) -> Evidence | None:
+@evidence_of(EVERY)
+def nonzero_entries(transcript: Transcript) -> Evidence | None:
     """Match the entries that were sent, say nothing of the others."""
     if not withholds(transcript):
         return None
     mask = {name: (tensor != 0).float() for name, tensor in transcript.message.items()}
-    return reread(
-        transcript, "sent", terms={"update": Term(value=dict(transcript.message), mask=mask)}
+    return adaptive(
+        transcript,
+        "nonzero-entries",
+        terms={"update": Term(value=dict(transcript.message), mask=mask)},
     )
 
 
-@reads(EVERY)
-def untouched(transcript: Transcript) -> Evidence | None:
+@evidence_of(EVERY)
+def unprotected_parameters(transcript: Transcript) -> Evidence | None:
     """Match the tensors that the defense leaves as they are, say nothing of the others."""
     setting = transcript.setting
     if not alters(setting.defense) or skeleton(setting).noise_shapes(1):
@@ -294,17 +296,17 @@ def untouched(transcript: Transcript) -> Evidence | None:
     kept = {name: t for name, t in transcript.message.items() if name not in changed}
     if not changed or not kept:
         return None
-    return reread(transcript, "untouched", terms={"update": Term(value=kept)})
+    return adaptive(transcript, "unprotected-parameters", terms={"update": Term(value=kept)})
 
 
-@reads(EVERY)
-def resimulated(transcript: Transcript) -> Evidence | None:
+@evidence_of(EVERY)
+def bpda_eot(transcript: Transcript) -> Evidence | None:
     """Apply the defense to the guess's update too, in expectation over its randomness."""
     setting = transcript.setting
     defense, draws = setting.defense, [redrawn_noise(transcript, k) for k in range(PAIRS)]
     if not alters(defense) and not draws[0]:
         return None
-    evidence = reread(transcript, "resimulated", predict=predict_protected)
+    evidence = adaptive(transcript, "bpda-eot", predict=predict_protected)
     if draws[0]:
         pairs = {
             name: torch.stack([sign * draw[name] for draw in draws for sign in (1, -1)])
@@ -313,13 +315,13 @@ def resimulated(transcript: Transcript) -> Evidence | None:
         count = 2 * PAIRS * evidence.cost
         evidence = replace(evidence, data={**evidence.data, "draws": pairs}, cost=count)
     if acts_inside(defense):
-        return _rehearsed(transcript, evidence)
+        return _simulated(transcript, evidence)
     if not unbiased(defense, transcript.message) or draws[0]:
         return evidence
     return _noised(transcript, evidence) if noises(defense, transcript.message) else None
 
 
-def _rehearsed(transcript: Transcript, evidence: Evidence) -> Evidence | None:
+def _simulated(transcript: Transcript, evidence: Evidence) -> Evidence | None:
     """The evidence with the defense's whole round in its prediction; None if that changes nothing.
 
     A round takes what an undefended one takes, of every stream of random numbers.
@@ -330,7 +332,7 @@ def _rehearsed(transcript: Transcript, evidence: Evidence) -> Evidence | None:
     streams = torch.arange(2 * PAIRS if random else 1)
     return replace(
         evidence,
-        predict=predict_rehearsed,
+        predict=predict_simulated,
         data={**evidence.data, "streams": streams},
         cost=evidence.cost + len(streams) * transcript.setting.local_steps,
         noisy=random,
@@ -344,7 +346,7 @@ def _noised(transcript: Transcript, evidence: Evidence) -> Evidence:
     brought to the size at which its messages are as large as the one that was seen.
     """
     setting, message = transcript.setting, transcript.message
-    alike = rehearse(setting, *_own_round(transcript), 0, defended=False)
+    alike = simulate_client(setting, *_own_round(transcript), 0, defended=False)
 
     def drawn(number: int) -> Update:
         rng = generator("attacker", "rehearsal", number)
@@ -367,7 +369,7 @@ def _ratio(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor.norm() / torch.where(size > 0, size, 1.0)
 
 
-@reads(EVERY)
+@evidence_of(EVERY)
 def joint_noise(transcript: Transcript) -> Evidence | None:
     """Optimise the draws that the client's forward pass consumed together with the images."""
     draws = skeleton(transcript.setting).noise_shapes(transcript.setting.images)
@@ -377,7 +379,7 @@ def joint_noise(transcript: Transcript) -> Evidence | None:
         f"noise.{name}": Hidden(shape=shape, init="zero", prior=1e-4, lr=0.05)
         for name, shape in draws.items()
     }
-    return reread(transcript, "joint-noise", hidden=hidden, reveal=reveal_noise)
+    return adaptive(transcript, "joint-noise", hidden=hidden, reveal=reveal_noise)
 
 
 def acts_inside(defense: Defense) -> bool:
@@ -435,8 +437,8 @@ def probed(transcript: Transcript) -> tuple[bool, set[str]]:
     if not acts_inside(defense):
         return noises(defense, transcript.message), changed
     own = (transcript.setting, *_own_round(transcript))
-    plain = rehearse(*own, 0, defended=False)
-    first, other = rehearse(*own, 0), rehearse(*own, 1)
+    plain = simulate_client(*own, 0, defended=False)
+    first, other = simulate_client(*own, 0), simulate_client(*own, 1)
     changed |= {name for name in plain if _moved(first[name], plain[name])}
     return not _equal(first, other), changed
 
@@ -463,7 +465,7 @@ def _moved(tensor: Tensor, before: Tensor) -> bool:
     return bool((tensor - before).norm() > ROUNDING * before.norm())
 
 
-def reread(transcript: Transcript, name: str, **changes: Any) -> Evidence:
+def adaptive(transcript: Transcript, name: str, **changes: Any) -> Evidence:
     """The oblivious evidence with a name, adaptive knowledge and ``changes``."""
     knowing: dict[str, Any] = {"knowledge": "adaptive", "simulate": simulate_round}
     return replace(oblivious(transcript), name=name, **(knowing | changes))

@@ -22,9 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.defenses.hyperfl import slot
-from benchmark.evidence.base import Evidence, reads
+from benchmark.evidence.base import Evidence, evidence_of
 from benchmark.evidence.precode import ratio
-from benchmark.evidence.shared_layers import Observed, cut_layer, split, step_size, trunk_evidence
+from benchmark.evidence.shared_layers import (
+    ObservedRound,
+    cut_layer,
+    shared_layers_evidence,
+    split,
+    step_size,
+)
 from benchmark.federated.transcript import Transcript
 from benchmark.runtime.randomness import generator
 
@@ -71,22 +77,22 @@ def _sent(transcript: Transcript) -> dict[str, Tensor]:
     }
 
 
-@reads("hyperfl")
-def identity(transcript: Transcript) -> Evidence:
+@evidence_of("hyperfl")
+def generated_weights(transcript: Transcript) -> Evidence:
     """Undo the hypernetwork by its bias identity, and eliminate head and labels."""
     steps, hidden = transcript.setting.local_steps, code(transcript)
-    seen = Observed(
+    seen = ObservedRound(
         base=generated(transcript, hidden.expand(steps, -1)),
         update={name: tensor[..., 0].unsqueeze(0) for name, tensor in _sent(transcript).items()},
         # a step on W and b moves theta = W f + b by 1 + |f|^2 times its gradient
         gain=(1 + hidden.square().sum()).expand(steps, steps),
         mix=torch.ones(steps, 1),
     )
-    return trunk_evidence(transcript, seen, "identity")
+    return shared_layers_evidence(transcript, seen, "generated-weights")
 
 
-@reads("hyperfl")
-def unrolled(transcript: Transcript) -> Evidence | None:
+@evidence_of("hyperfl")
+def generated_weights_per_step(transcript: Transcript) -> Evidence | None:
     """Tell the local steps apart by their codes, and unroll the client with them."""
     setting = transcript.setting
     steps = setting.local_steps
@@ -101,7 +107,7 @@ def unrolled(transcript: Transcript) -> Evidence | None:
     codes = F.pad(hidden, (1, 0), value=1.0)
     # The messages of T steps lie in the T directions of their codes: nothing else is to be matched.
     basis = torch.linalg.svd(codes).Vh[:steps].T
-    seen = Observed(
+    seen = ObservedRound(
         base=generated(transcript, hidden),
         update={n: torch.movedim(t @ basis, -1, 0) for n, t in _sent(transcript).items()},
         gain=codes @ codes.T,
@@ -109,7 +115,7 @@ def unrolled(transcript: Transcript) -> Evidence | None:
         start=start,
         doubt=doubt,
     )
-    return trunk_evidence(transcript, seen, "unrolled")
+    return shared_layers_evidence(transcript, seen, "generated-weights-per-step")
 
 
 def separate(transcript: Transcript) -> tuple[Tensor, Tensor] | None:
@@ -155,8 +161,8 @@ def _order(transcript: Transcript, codes: Tensor) -> list[int]:
     """
     setting, message = transcript.setting, transcript.message
     received = {name: tensor.double() for name, tensor in transcript.broadcast.items()}
-    weight, bias = received["hyper.trunk.weight"], received["hyper.trunk.bias"]
-    embedding = ratio(message["hyper.trunk.weight"], message["hyper.trunk.bias"])[0].double()
+    weight, bias = received["hyper.hidden.weight"], received["hyper.hidden.bias"]
+    embedding = ratio(message["hyper.hidden.weight"], message["hyper.hidden.bias"])[0].double()
     rate, sent = step_size(setting), _sent(transcript)
     names, columns = list(sent), torch.cat([t.flatten(0, -2) for t in sent.values()]).double()
     gradients = columns @ torch.linalg.pinv(codes) / rate

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from benchmark.defenses.ppp import PartialPerturbation
 from benchmark.evidence import first_linear as linear
 from benchmark.evidence import generic, precode
-from benchmark.evidence.base import Evidence, Tensors, Term, reads
-from benchmark.evidence.generic import client_update, reread
+from benchmark.evidence.base import Evidence, Tensors, Term, evidence_of
+from benchmark.evidence.generic import adaptive, client_update
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
 
@@ -42,48 +42,48 @@ def predict_sampled(
     return {"update": {**update, "draw": draw}}
 
 
-@reads("ppp")
-def noisy_rows(transcript: Transcript) -> Evidence | None:
+@evidence_of("ppp")
+def first_linear_layer_noisy(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's noised gradient by the layer's own inputs."""
-    return linear.noisy_rows(transcript)
+    return linear.first_linear_layer_noisy(transcript)
 
 
-@reads("ppp", knowledge="paper")
-def ignore(transcript: Transcript) -> Evidence:
+@evidence_of("ppp", knowledge="paper")
+def before_bottleneck(transcript: Transcript) -> Evidence:
     """Match only the layers in front of the bottleneck, noise and all."""
-    return replace(precode.ignore(transcript), defense="ppp", knowledge="paper")
+    return replace(precode.before_bottleneck(transcript), defense="ppp", knowledge="paper")
 
 
-@reads("ppp")
+@evidence_of("ppp")
 def joint_noise(transcript: Transcript) -> Evidence | None:
     """Optimise the bottleneck's draws with the images, under the noise that was added."""
     evidence = generic.joint_noise(transcript)
     return evidence and replace(evidence, noisy=True)
 
 
-@reads("ppp")
-def features(transcript: Transcript) -> Evidence | None:
+@evidence_of("ppp")
+def bottleneck_features(transcript: Transcript) -> Evidence | None:
     """Read the features off the clean encoder's gradients and match those alone."""
-    evidence = None if _noised_encoder(transcript) else precode.features(transcript)
+    evidence = None if _noised_encoder(transcript) else precode.bottleneck_features(transcript)
     return evidence and replace(evidence, defense="ppp")
 
 
-@reads("ppp")
-def upstream(transcript: Transcript) -> Evidence | None:
+@evidence_of("ppp")
+def known_feature_gradient(transcript: Transcript) -> Evidence | None:
     """Match the noised layers in front with the gradient that the clean encoder passed on."""
-    evidence = None if _noised_encoder(transcript) else precode.upstream(transcript)
+    evidence = None if _noised_encoder(transcript) else precode.known_feature_gradient(transcript)
     return evidence and replace(evidence, defense="ppp", noisy=True)
 
 
-@reads("ppp")
-def joint(transcript: Transcript) -> Evidence | None:
+@evidence_of("ppp")
+def features_and_gradient(transcript: Transcript) -> Evidence | None:
     """Match the noised layers in front of the bottleneck and the features together."""
-    evidence = None if _noised_encoder(transcript) else precode.joint(transcript)
+    evidence = None if _noised_encoder(transcript) else precode.features_and_gradient(transcript)
     return evidence and replace(evidence, defense="ppp", noisy=True)
 
 
-@reads("ppp")
-def sampled(transcript: Transcript) -> Evidence | None:
+@evidence_of("ppp")
+def solved_bottleneck_noise(transcript: Transcript) -> Evidence | None:
     """Solve for the draws by the clean decoder, and weigh the rest by its noise's variance."""
     setting, message = transcript.setting, transcript.message
     defense = setting.defense
@@ -95,9 +95,9 @@ def sampled(transcript: Transcript) -> Evidence | None:
     value = {name: tensor for name, tensor in message.items() if defense.perturbed(name)}
     variance = dict.fromkeys(value, torch.tensor(defense.noise**2))
     value["draw"], variance["draw"] = torch.zeros_like(sample), torch.tensor(1.0)
-    return reread(
+    return adaptive(
         transcript,
-        "sampled",
+        "solved-bottleneck-noise",
         predict=predict_sampled,
         simulate=None,
         data={

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad
 
-from benchmark.evidence.base import Evidence, Tensors, Term, reads
+from benchmark.evidence.base import Evidence, Tensors, Term, evidence_of
 from benchmark.evidence.generic import oblivious
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
@@ -33,25 +33,27 @@ def predict_features(
     return {"features": {"features": features}}
 
 
-def predict_upstream(
+def predict_known_feature_gradient(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The update in front of the bottleneck, for the gradient known to arrive at the features."""
     model = skeleton(setting).features
 
     def product(weights: dict[str, Tensor]) -> Tensor:
-        return (functional_call(model, weights, (guess["images"],)) * data["upstream"]).sum()
+        return (
+            functional_call(model, weights, (guess["images"],)) * data["feature_gradient"]
+        ).sum()
 
     update = grad(product)(features_of(data["shared"]))
     return {"update": {f"features.{name}": tensor for name, tensor in update.items()}}
 
 
-def predict_joint(
+def predict_features_and_gradient(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The update in front of the bottleneck, and the features."""
     return {
-        **predict_upstream(setting, guess, hidden, data),
+        **predict_known_feature_gradient(setting, guess, hidden, data),
         **predict_features(setting, guess, hidden, data),
     }
 
@@ -96,41 +98,48 @@ def encoder_features(transcript: Transcript) -> Term | None:
     return Term(value={"features": features}, kind="value")
 
 
-@reads("precode")
-def ignore(transcript: Transcript) -> Evidence:
+@evidence_of("precode")
+def before_bottleneck(transcript: Transcript) -> Evidence:
     """Match only the layers in front of the bottleneck, whose noise is redrawn."""
-    return _reading(transcript, "ignore", update=in_front(transcript))
+    return _evidence(transcript, "before-bottleneck", update=in_front(transcript))
 
 
-@reads("precode")
-def features(transcript: Transcript) -> Evidence | None:
+@evidence_of("precode")
+def bottleneck_features(transcript: Transcript) -> Evidence | None:
     """Read the features off the encoder's gradients and match those alone."""
     term = encoder_features(transcript)
     if term is None:
         return None
-    evidence = _reading(transcript, "features", features=term)
+    evidence = _evidence(transcript, "bottleneck-features", features=term)
     return replace(evidence, predict=predict_features, labels="eliminated", given=None)
 
 
-@reads("precode")
-def upstream(transcript: Transcript) -> Evidence | None:
+@evidence_of("precode")
+def known_feature_gradient(transcript: Transcript) -> Evidence | None:
     """Match the layers in front of the bottleneck with the gradient that its encoder passed on."""
     arriving = passed_on(transcript)
     if arriving is None:
         return None
-    evidence = _reading(transcript, "upstream", update=in_front(transcript))
-    data = {"shared": evidence.data["shared"], "upstream": arriving}
-    return replace(evidence, predict=predict_upstream, data=data, labels="eliminated", given=None)
+    evidence = _evidence(transcript, "known-feature-gradient", update=in_front(transcript))
+    data = {"shared": evidence.data["shared"], "feature_gradient": arriving}
+    return replace(
+        evidence, predict=predict_known_feature_gradient, data=data, labels="eliminated", given=None
+    )
 
 
-@reads("precode")
-def joint(transcript: Transcript) -> Evidence | None:
+@evidence_of("precode")
+def features_and_gradient(transcript: Transcript) -> Evidence | None:
     """Match the layers in front of the bottleneck and the features that the encoder gives away."""
-    evidence, term = upstream(transcript), encoder_features(transcript)
+    evidence, term = known_feature_gradient(transcript), encoder_features(transcript)
     if evidence is None or term is None:
         return None
     terms = {**evidence.terms, "features": term}
-    return replace(evidence, name="joint", predict=predict_joint, terms=terms)
+    return replace(
+        evidence,
+        name="features-and-gradient",
+        predict=predict_features_and_gradient,
+        terms=terms,
+    )
 
 
 def passed_on(transcript: Transcript) -> Tensor | None:
@@ -144,7 +153,7 @@ def passed_on(transcript: Transcript) -> Tensor | None:
     return (weight.T @ bias).unsqueeze(0)
 
 
-def _reading(transcript: Transcript, name: str, **terms: Term) -> Evidence:
+def _evidence(transcript: Transcript, name: str, **terms: Term) -> Evidence:
     return replace(
         oblivious(transcript), name=name, knowledge="adaptive", simulate=None, terms=terms
     )

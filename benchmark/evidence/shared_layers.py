@@ -43,7 +43,7 @@ RIDGE = 1e-8
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedRound:
     """What was seen of a trunk in a round of T local steps; parameters are named as in the trunk.
 
     Attributes:
@@ -97,7 +97,7 @@ def step_size(setting: Setting) -> float:
     return 1.0 if setting.algorithm == "fedsgd" else setting.local_lr
 
 
-def trunk_evidence(transcript: Transcript, seen: Observed, name: str) -> Evidence:
+def shared_layers_evidence(transcript: Transcript, seen: ObservedRound, name: str) -> Evidence:
     """Evidence on the trunk of a round, whatever head and labels were behind it."""
     setting = transcript.setting
     layer, cut = cut_layer(setting)
@@ -110,9 +110,9 @@ def trunk_evidence(transcript: Transcript, seen: Observed, name: str) -> Evidenc
     rate = step_size(setting)
     data: dict[str, Any] = {"base": dict(seen.base), "gain": seen.gain, "mix": seen.mix}
     hidden = {}
-    predict = predict_trunk
+    predict = predict_shared_layers
     if setting.images == 1 and isinstance(cut, nn.Linear):
-        data["upstream"] = bias / rate
+        data["output_gradient"] = bias / rate
     elif setting.local_steps == 1 and _spans_less(cut, entering):
         data["cut"] = torch.cat([weight[0].flatten(1), bias[0].unsqueeze(1)], 1) / rate
         predict = predict_projected
@@ -127,7 +127,7 @@ def trunk_evidence(transcript: Transcript, seen: Observed, name: str) -> Evidenc
         if basis is not None:
             data["basis"] = basis
         init: Literal["zero", "normal"] = "normal" if seen.start is None else "zero"
-        hidden["upstream"] = Hidden(shape=(setting.images, *shape), init=init, lr=0.05)
+        hidden["output_gradient"] = Hidden(shape=(setting.images, *shape), init=init, lr=0.05)
     return replace(
         oblivious(transcript),
         name=name,
@@ -136,7 +136,7 @@ def trunk_evidence(transcript: Transcript, seen: Observed, name: str) -> Evidenc
         data=data,
         terms={"update": Term(value=dict(seen.update))},
         hidden=hidden,
-        reveal=reveal_upstream,
+        reveal=reveal_output_gradient,
         simulate=None,
         linear={},
         labels="eliminated",
@@ -153,14 +153,14 @@ def _basis(setting: Setting, cut: nn.Module, weight: Tensor, start: Tensor | Non
     return torch.linalg.svd(torch.cat(list(weight), 1)).U[:, : setting.images].T
 
 
-def predict_trunk(
+def predict_shared_layers(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The trunk's update, for the gradient that is known or assumed to arrive at its output."""
-    if "upstream" in data:
-        arriving = data["upstream"]
+    if "output_gradient" in data:
+        arriving = data["output_gradient"]
     else:
-        arriving = hidden["upstream"] * data["scale"]
+        arriving = hidden["output_gradient"] * data["scale"]
         if "basis" in data:
             arriving = arriving @ data["basis"]
         if "start" in data:
@@ -175,12 +175,12 @@ def predict_projected(
     images = guess["images"]
     entering, output = _through(setting, {n: t[0] for n, t in data["base"].items()}, images)
     rows = _patches(cut_layer(setting)[1], entering)
-    found = upstream_of(rows.flatten(0, 1), data["cut"])
+    found = output_gradient_of(rows.flatten(0, 1), data["cut"])
     arriving = found.unflatten(0, rows.shape[:2]).transpose(1, 2).reshape(output.shape)
     return _update(setting, data, images, arriving)
 
 
-def upstream_of(rows: Tensor, gradient: Tensor) -> Tensor:
+def output_gradient_of(rows: Tensor, gradient: Tensor) -> Tensor:
     """The upstream [n, out] of ``rows`` [n, in] that explains a layer's gradient [out, in] best.
 
     Least squares in double precision, with a ridge of ``RIDGE``.
@@ -191,7 +191,7 @@ def upstream_of(rows: Tensor, gradient: Tensor) -> Tensor:
     return torch.linalg.solve(gram + ridge, rows @ wide.T).to(gradient.dtype)
 
 
-def reveal_upstream(
+def reveal_output_gradient(
     setting: Setting, truth: Mapping[str, Tensor], data: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """The variable that stands for the true gradients at the trunk's output, step by step."""
@@ -220,7 +220,7 @@ def reveal_upstream(
     upstream = torch.cat(found) - data.get("start", 0.0)
     if "basis" in data:
         upstream = upstream @ torch.linalg.pinv(data["basis"].double()).to(upstream.dtype)
-    return {"upstream": upstream / data["scale"]}
+    return {"output_gradient": upstream / data["scale"]}
 
 
 def _update(

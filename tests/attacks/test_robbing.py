@@ -119,9 +119,9 @@ def test_pruned_rows_are_read_where_they_were_sent() -> None:
                 for g, v in zip(ROBBING.run(found[name], public_of()), victims, strict=True)
             ]
         ).mean()
-        for name in ("oblivious", "sent")
+        for name in ("oblivious", "nonzero-entries")
     }
-    assert error["sent"] < error["oblivious"]
+    assert error["nonzero-entries"] < error["oblivious"]
 
 
 def test_factors_within_known_noise_are_no_images() -> None:
@@ -129,7 +129,7 @@ def test_factors_within_known_noise_are_no_images() -> None:
     victims = tiny.observe(malicious(build("dp", {"noise": 1.0})), 2)
     found = readable([v.transcript for v in victims])
     mean = public_of().images.mean(0)
-    for guess in ROBBING.run(found["resimulated"], public_of()):
+    for guess in ROBBING.run(found["bpda-eot"], public_of()):
         far = (guess.images - mean).flatten(1).abs().amax(1)
         assert int((far == 0).sum()) >= 3
         assert guess.applicable is not None and not bool(guess.applicable[far == 0].any())

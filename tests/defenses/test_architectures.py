@@ -112,7 +112,7 @@ def hyper_client(hidden: int = 7, **facts: object) -> tuple[Setting, Update, Cli
 
 def generated(weights: Update, embedding: Tensor) -> dict[str, Tensor]:
     """theta = W relu(T v + t) + b, output by output, by hand."""
-    code = (weights["hyper.trunk.weight"] @ embedding + weights["hyper.trunk.bias"]).clamp_min(0)
+    code = (weights["hyper.hidden.weight"] @ embedding + weights["hyper.hidden.bias"]).clamp_min(0)
     plain = build_model("elu", (1, 6, 6), 10)
     return {
         name: (

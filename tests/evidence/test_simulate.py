@@ -44,7 +44,7 @@ def test_the_victims_own_batch_gives_the_victims_own_message(name: str) -> None:
     setting = tiny.fedavg(build(name, {}))
     victim = tiny.observe(setting)[0]
     found = readable([victim.transcript])
-    evidence = found["oblivious" if name == "none" else "resimulated"][0]
+    evidence = found["oblivious" if name == "none" else "bpda-eot"][0]
     batch = {"images": victim.truth["images"], "labels": victim.truth["labels"]}
     shown = evidence.simulate(setting, batch, evidence.data, tiny.rng(1))["update"]
     assert tiny.relative_error(shown, victim.transcript.message) < 1e-6
@@ -70,14 +70,14 @@ def test_oblivious_rounds_are_undefended_and_adaptive_ones_are_not() -> None:
         for name, (e,) in found.items()
         if e.simulate is not None
     }
-    assert share["oblivious"] > 0.9 and share["resimulated"] < 0.12
+    assert share["oblivious"] > 0.9 and share["bpda-eot"] < 0.12
 
 
 def test_noise_and_private_parameters_come_from_the_given_stream() -> None:
     for name in ("dp", "fedrep", "precode"):
         setting = tiny.setting_of(build(name, {}))
         victim = tiny.observe(setting)[0]
-        entry = readable([victim.transcript])["oblivious" if name != "dp" else "resimulated"][0]
+        entry = readable([victim.transcript])["oblivious" if name != "dp" else "bpda-eot"][0]
         batch = {"images": victim.truth["images"], "labels": victim.truth["labels"]}
         one, two = (
             entry.simulate(setting, batch, entry.data, tiny.rng(k))["update"] for k in (1, 2)

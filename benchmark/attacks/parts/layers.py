@@ -1,7 +1,7 @@
 """The victim model as a chain of layers, beside what the evidence shows of each one's gradient.
 
 For closed forms, which solve for one layer's input after the other. They need the plain model's
-weights and a gradient named after them; readings that show anything else are refused in words.
+weights and a gradient named after them; evidence of anything else is refused with a reason.
 """
 
 from __future__ import annotations
