@@ -1,4 +1,4 @@
-"""Reading DP-SGD's messages: every example's clipping is public and can be differentiated.
+"""DP-SGD's messages: every example's clipping is public and can be differentiated.
 
 Every example's factor follows from the guess, which says more than factors as unknowns would.
 """
@@ -6,7 +6,6 @@ Every example's factor follows from the guess, which says more than factors as u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +14,13 @@ from torch.func import functional_call, grad, vmap
 
 from benchmark.defenses.dpsgd import DifferentiallyPrivateSGD
 from benchmark.evidence import first_linear as linear
-from benchmark.evidence.base import Evidence, Tensors, Term, evidence_of
-from benchmark.evidence.generic import oblivious, simulate_round
+from benchmark.evidence.base import Evidence, Tensors, evidence_of
+from benchmark.evidence.dp import gaussian
+from benchmark.evidence.generic import adaptive, local_steps
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
+
+evidence_of("dpsgd", module=__name__)(linear.first_linear_layer_noisy)
 
 
 def predict_clipped(
@@ -32,29 +34,14 @@ def predict_clipped(
     def loss(weights: Tensors, image: Tensor, label: Tensor) -> Tensor:
         return functional_call(model, dict(weights), (image[None], {}, label[None]))
 
-    def step(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def gradient(weights: dict[str, Tensor], rows: slice) -> dict[str, Tensor]:
+        images, labels = guess["images"][rows], guess["labels"][rows]
         each = vmap(grad(loss), in_dims=(None, 0, 0))(weights, images, labels)
         norms = sum(t.flatten(1).square().sum(1) for t in each.values()).sqrt()
         factors = clip / torch.clamp_min(norms, clip)
         return {n: torch.tensordot(factors, t, 1) / len(images) for n, t in each.items()}
 
-    weights = dict(data["shared"])
-    total = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
-    for k in range(setting.local_steps):
-        rows = slice(k * setting.batch_size, (k + 1) * setting.batch_size)
-        slope = step(weights, guess["images"][rows], guess["labels"][rows])
-        if setting.algorithm == "fedsgd":
-            return {"update": slope}
-        moved = {name: setting.local_lr * slope[name] for name in weights}
-        weights = {name: weights[name] - moved[name] for name in weights}
-        total = {name: total[name] + moved[name] for name in weights}
-    return {"update": total}
-
-
-@evidence_of("dpsgd")
-def first_linear_layer_noisy(transcript: Transcript) -> Evidence | None:
-    """Explain every row of the first linear layer's gradient by its inputs, however clipped."""
-    return linear.first_linear_layer_noisy(transcript)
+    return {"update": local_steps(setting, data["shared"], gradient)}
 
 
 @evidence_of("dpsgd")
@@ -62,15 +49,5 @@ def bpda_eot(transcript: Transcript) -> Evidence:
     """Clip every guessed example too, and weigh every entry by the noise's known variance."""
     setting, defense = transcript.setting, transcript.setting.defense
     assert isinstance(defense, DifferentiallyPrivateSGD)
-    variance = torch.tensor((defense.noise * defense.clip / setting.batch_size) ** 2)
-    value = dict(transcript.message)
-    term = Term(value=value, variance=dict.fromkeys(value, variance), kind="value")
-    return replace(
-        oblivious(transcript),
-        name="bpda-eot",
-        knowledge="adaptive",
-        predict=predict_clipped,
-        simulate=simulate_round,
-        terms={"update": term},
-        noisy=True,
-    )
+    term = gaussian(transcript, (defense.noise * defense.clip / setting.batch_size) ** 2)
+    return adaptive(transcript, predict=predict_clipped, terms={"update": term}, noisy=True)

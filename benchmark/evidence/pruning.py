@@ -1,4 +1,4 @@
-"""Reading pruned messages: a zero means "not among the largest", not "zero".
+"""Pruned messages: a zero means "not among the largest", not "zero".
 
 After some rounds a message carries more than its batch's gradient: an entry that was held back for
 k rounds brings k older gradients along, and in a trained network those are most of what is sent.
@@ -31,14 +31,12 @@ POOLED = 2.0
 
 @evidence_of("pruning")
 def residual_weighted(transcript: Transcript) -> Evidence | None:
-    """Trust each entry by how long it was held back, as the client's earlier messages tell."""
+    """Weigh each entry by the residual that it carries, as the client's earlier messages tell."""
     term = weighed(transcript)
     if term is None:
         return None
     # a simulated client would be one that has held nothing back
-    return adaptive(
-        transcript, "residual-weighted", terms={"update": term}, noisy=True, simulate=None
-    )
+    return adaptive(transcript, terms={"update": term}, noisy=True, simulate=None)
 
 
 @evidence_of("pruning")
@@ -58,9 +56,7 @@ def pruning_thresholds(transcript: Transcript) -> Evidence | None:
         return None
     term = evidence.terms["update"]
     lower = {n: smallest(t).expand(t.shape) for n, t in term.value.items()}
-    return replace(
-        evidence, name="pruning-thresholds", terms={"update": replace(term, lower=lower)}
-    )
+    return replace(evidence, terms={"update": replace(term, lower=lower)})
 
 
 def smallest(tensor: torch.Tensor) -> torch.Tensor:

@@ -91,7 +91,6 @@ def victims(
         evidences.append(
             Evidence(
                 name="plain",
-                defense="none",
                 knowledge="oblivious",
                 setting=setting,
                 predict=function,

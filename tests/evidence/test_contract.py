@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +331,7 @@ def test_a_sharper_reading_is_a_second_file(
     def nonzero_entries(transcript: Any) -> Evidence | None:
         """Every second entry, known beforehand."""
         evidence = generic.build(transcript)
-        return evidence and replace(evidence, defense="halves")
+        return evidence
 
     nonzero_entries.__module__ = "benchmark.evidence.halves"
     evidence_of("halves")(nonzero_entries)
@@ -340,5 +339,5 @@ def test_a_sharper_reading_is_a_second_file(
         {e.name: e for e in registered_evidence(name)}["nonzero-entries"]
         for name in ("halves", "dgp")
     )
-    assert found.build is nonzero_entries and found.summary.startswith("Every second")
+    assert found.build.__wrapped__ is nonzero_entries and found.summary.startswith("Every second")
     assert others.build is generic.build
