@@ -1,7 +1,7 @@
 """What a defense is: where it may step into a client's round, with a default for every place.
 
-A defense is a frozen value. It knows nothing of attacks; how its messages can be read against
-its will is another file, in ``benchmark/evidence``. Its file bears its name.
+A defense is a frozen value. It knows nothing of attacks; what its messages give away is another
+file, in ``benchmark/evidence``. Its file bears its name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Defense:
 
     Fields are its strength, set per operating point in params.yaml. ``protect`` should consist of
     tensor operations of fixed shape and draw randomness through :func:`gaussian`: then an
-    adaptive attacker can re-simulate it, and does.
+    adaptive attacker can simulate it (BPDA).
     """
 
     name: ClassVar[str] = ""
@@ -59,7 +59,7 @@ class Defense:
     """Whether two messages from the same state and batch differ."""
     zeros: ClassVar[Literal["withheld", "value"] | None] = None
     """What a zero in a message means: that the entry was not sent, or its value. Undeclared, it is
-    found out: where messages are right on average zeros are values, otherwise they are gaps."""
+    probed: where messages are unbiased zeros are values, otherwise they were not sent."""
 
     def impossible(self, model: VictimModel) -> tuple[str, str] | None:
         """A field whose value ``model`` cannot have, and what is allowed there; None if all can.

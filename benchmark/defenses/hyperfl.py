@@ -1,4 +1,4 @@
-"""HyperFL: a hypernetwork makes the feature extractor from an embedding that never leaves.
+"""HyperFL: a shared hypernetwork generates the feature extractor from a private embedding.
 
 Source: Guo et al., AAAI 2025, arXiv:2412.07187, section 4 and Algorithm 1.
 """
@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from benchmark.defenses.base import Defense, register, require
 from benchmark.models.base import VictimModel
+
+GENERATED = (nn.Linear, nn.Conv2d)
 
 
 class Generated(VictimModel):
@@ -34,7 +36,7 @@ class Generated(VictimModel):
 
     @property
     def extractor(self) -> nn.Module:
-        """The feature extractor, whose own weights mean nothing."""
+        """The feature extractor without state: called with generated weights only."""
         return self._extractor[0]
 
     def generated(self) -> dict[str, Tensor]:
@@ -59,7 +61,7 @@ class Generated(VictimModel):
 def _bound(model: VictimModel, name: str) -> float:
     """Range of the initial rule for the feature extractor's parameter ``name``."""
     layer = model.features.get_submodule(name.rpartition(".")[0])
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    assert isinstance(layer, GENERATED)
     return float(getattr(layer, "initial_bound", layer.weight[0].numel() ** -0.5))
 
 
@@ -71,17 +73,19 @@ def slot(name: str) -> str:
 @register
 @dataclass(frozen=True, kw_only=True)
 class HyperFL(Defense):
-    """Share the hypernetwork; embedding and head stay."""
+    """Share the hypernetwork; embedding and head are private."""
 
     name = "hyperfl"
     title = "HyperFL"
     cite = "guo2025new"
     url = "https://arxiv.org/abs/2412.07187"
-    summary = "Only a hypernetwork is shared; the weights it makes and the head never leave."
+    summary = (
+        "Only a hypernetwork is shared; the weights it generates, embedding and head are private."
+    )
     note = (
-        "Our reading: the hypernetwork is scaled down with the victim model, and begins so that "
-        "the weights it makes have their layers' usual size; without that they are several times "
-        "larger, and training diverges or every client's first gradient vanishes."
+        "Our reading: the hypernetwork is scaled down with the victim model and initialised so "
+        "that the generated weights have their layers' usual size; without that they are several "
+        "times larger, and training diverges or every client's first gradient vanishes."
     )
 
     embedding: int = 64
@@ -97,17 +101,13 @@ class HyperFL(Defense):
     def impossible(self, model: VictimModel) -> tuple[str, str] | None:
         """Features of linear and convolutional layers: of others no initial size is known."""
         for name, layer in model.features.named_modules():
-            own = list(layer.parameters(recurse=False))
-            if own and not isinstance(layer, nn.Linear | nn.Conv2d):
+            if list(layer.parameters(recurse=False)) and not isinstance(layer, GENERATED):
                 kind = type(layer).__name__
-                return (
-                    "",
-                    f"features.{name} is a {kind}: it makes linear and convolutional ones only",
-                )
+                return "", f"features.{name} is a {kind}: only linear and Conv2d are generated"
         return None
 
     def shared_rate(self, rate: float) -> float:
-        """Smaller by ``rate``: a step on the hypernetwork moves the weights it makes by more."""
+        """Smaller by ``rate``: a step on the hypernetwork moves the generated weights by more."""
         return rate * self.rate
 
     def wrap(self, model: VictimModel) -> VictimModel:

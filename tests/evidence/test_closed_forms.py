@@ -99,14 +99,14 @@ def hyperfl(batch_size: int = 1, hidden: int = 12, **facts: Any) -> list[Victim]
 def plain_gradient(victim: Victim) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights that were generated, and the ordinary model's gradient in them."""
     sent, truth = victim.transcript.broadcast, victim.truth
-    trunk = F.linear(
+    code_before_relu = F.linear(
         truth["private.embedding"], sent["hyper.hidden.weight"], sent["hyper.hidden.bias"]
     )
     plain = build_model("elu", (1, 6, 6), 10)
     theta = {}
     for name, weight in plain.features.named_parameters():
         output = f"hyper.{name.replace('.', '_')}"
-        flat = F.linear(F.relu(trunk), sent[f"{output}.weight"], sent[f"{output}.bias"])
+        flat = F.linear(F.relu(code_before_relu), sent[f"{output}.weight"], sent[f"{output}.bias"])
         theta[name] = flat.view(weight.shape).detach().requires_grad_()
     features = functional_call(plain.features, theta, (truth["images"],))
     logits = F.linear(features, truth["private.head.weight"], truth["private.head.bias"])
@@ -138,13 +138,15 @@ def test_hyperfl_code_and_weights_follow_from_one_message(batch_size: int) -> No
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_hyperfl_identity_explains_the_message_without_head_and_label(batch_size: int) -> None:
+def test_hyperfl_generated_weights_explain_the_message_without_head_and_label(
+    batch_size: int,
+) -> None:
     for victim in hyperfl(batch_size):
         evidence = read(victim, "generated-weights")
         assert evidence.labels == "eliminated" and evidence.given is None
         assert error(victim, evidence) < 1e-5
         assert max(losses(victim, evidence)) < 1e-6
-        assert not evidence.hidden, "what arrives from the head is known, or solved for"
+        assert not evidence.hidden, "the output gradient is known, or solved for"
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-9, 1e-22, 1e-36])
@@ -181,7 +183,7 @@ def features_of_truth(victim: Victim) -> Tensor:
 
 
 @pytest.mark.parametrize("defense", PRECODES, ids=lambda d: d.name)
-def test_the_encoders_ratio_is_the_features_whatever_was_drawn(defense: Defense) -> None:
+def test_the_encoders_gradients_give_the_features_whatever_was_drawn(defense: Defense) -> None:
     for victim in tiny.observe(tiny.setting_of(defense), 6):
         term = encoder_features(victim.transcript)
         assert term is not None
@@ -193,7 +195,7 @@ def test_the_encoders_ratio_is_the_features_whatever_was_drawn(defense: Defense)
         assert error(victim, read(victim, "features-and-gradient"), "features") < 1e-5
 
 
-def test_the_encoder_passes_on_what_arrives_at_the_features() -> None:
+def test_the_encoder_shows_the_gradient_of_the_features() -> None:
     """The layers in front are predicted without draw, head or label, up to the noise on them."""
     for victim in tiny.observe(tiny.setting_of(PRECODES[0]), 3):
         evidence = read(victim, "known-feature-gradient")
@@ -208,7 +210,7 @@ def test_the_encoder_passes_on_what_arrives_at_the_features() -> None:
         assert evidence.noisy and float(gap.std()) == pytest.approx(0.5, rel=0.05)
 
 
-def test_the_features_of_several_images_are_not_read_off_a_ratio() -> None:
+def test_the_features_of_several_images_do_not_follow_from_the_encoder() -> None:
     for defense in PRECODES:
         (victim,) = tiny.observe(tiny.setting_of(defense, batch_size=2))
         names = {e.name: e for e in registered_evidence(defense.name)}
@@ -220,7 +222,7 @@ def test_the_features_of_several_images_are_not_read_off_a_ratio() -> None:
 NOISED = build("ppp", {"width": 6, "noise": 0.01, "noised_encoder": True})
 
 
-def test_a_noised_encoder_leaves_a_noisy_ratio() -> None:
+def test_a_noised_encoder_gives_noisy_features() -> None:
     for victim in tiny.observe(tiny.setting_of(NOISED), 4):
         names = {e.name: e for e in registered_evidence("ppp")}
         for name in (
@@ -252,9 +254,7 @@ def test_the_clean_decoder_gives_the_draw_behind_a_noised_encoder(granted: bool)
 
 @pytest.mark.parametrize("name", ["precode", "ppp"])
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_resimulated_bottlenecks_are_the_mean_over_opposite_draws(
-    name: str, batch_size: int
-) -> None:
+def test_bpda_eot_bottlenecks_are_the_mean_over_opposite_draws(name: str, batch_size: int) -> None:
     """And the truth explains the message better than with one draw that is not the client's."""
     defense = build(name, {"width": 6})
     victims = tiny.observe(tiny.setting_of(defense, batch_size=batch_size), 4)
@@ -336,7 +336,7 @@ def test_fedrep_hidden_gradients_are_near_one(layers: int) -> None:
 
 @pytest.mark.parametrize("facts", [{}, {"batch_size": 4}], ids=["B=1", "B=4"])
 @pytest.mark.parametrize("clip", [0.05, 100.0])
-def test_dpsgd_resimulated_explains_all_but_the_noise(facts: dict[str, Any], clip: float) -> None:
+def test_dpsgd_bpda_eot_explains_all_but_the_noise(facts: dict[str, Any], clip: float) -> None:
     quiet = build("dpsgd", {"noise": 1e-9, "clip": clip})
     for victim in tiny.observe(tiny.setting_of(quiet, **facts), 2):
         assert error(victim, read(victim, "bpda-eot")) < 1e-5
@@ -351,14 +351,14 @@ def test_dpsgd_resimulated_explains_all_but_the_noise(facts: dict[str, Any], cli
     assert float(gap.std()) == pytest.approx(stated, rel=0.05)
 
 
-def test_dpsgd_resimulated_unrolls_local_steps() -> None:
+def test_dpsgd_bpda_eot_unrolls_local_steps() -> None:
     quiet = build("dpsgd", {"noise": 1e-9, "clip": 0.3})
     (victim,) = tiny.observe(tiny.fedavg(quiet))
     assert error(victim, read(victim, "bpda-eot")) < 1e-4
 
 
 @pytest.mark.parametrize("clip", [0.05, 100.0])
-def test_dp_resimulated_explains_all_but_the_noise(clip: float) -> None:
+def test_dp_bpda_eot_explains_all_but_the_noise(clip: float) -> None:
     noisy = build("dp", {"noise": 0.3, "clip": clip})
     (victim,) = tiny.observe(tiny.setting_of(noisy))
     evidence = read(victim, "bpda-eot")
@@ -418,6 +418,6 @@ def test_the_truth_of_a_first_round_has_no_loss_under_the_bounds(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["dgp", "pruning"])
-def test_resimulated_pruning_explains_a_first_round_exactly(name: str) -> None:
+def test_bpda_eot_pruning_explains_a_first_round_exactly(name: str) -> None:
     for victim in tiny.observe(tiny.setting_of(name), 2):
         assert error(victim, read(victim, "bpda-eot")) < 1e-6

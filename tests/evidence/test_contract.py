@@ -1,4 +1,4 @@
-"""What holds for every reading of every defense, at its defaults and every operating point."""
+"""What holds for every evidence of every defense, at its defaults and every operating point."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_every_prediction_can_be_stacked_and_differentiated(defense: Defense, fa
 
 
 @pytest.mark.parametrize("name", names())
-def test_readings_are_known_by_name_and_knowledge(name: str) -> None:
+def test_evidence_is_known_by_name_and_knowledge(name: str) -> None:
     entries = registered_evidence(name)
     assert len({entry.name for entry in entries}) == len(entries)
     (victim,) = tiny.observe(tiny.setting_of(name))
@@ -160,7 +160,7 @@ def test_readings_are_known_by_name_and_knowledge(name: str) -> None:
     assert oblivious == ["oblivious", "without-last-layer", "first-linear-layer"]
 
 
-def test_every_own_reading_applies_somewhere() -> None:
+def test_every_own_evidence_applies_somewhere() -> None:
     found: dict[str, set[str]] = {}
     for defense in tiny.points():
         for facts in SETTINGS.values():
@@ -175,6 +175,15 @@ def test_every_own_reading_applies_somewhere() -> None:
     assert pruned <= found["pruning"] & found["dgp"]
     bottlenecked = {"before-bottleneck", "bottleneck-features", "features-and-gradient"}
     assert bottlenecked | {"joint-noise"} <= found["precode"] & found["ppp"]
+
+
+def test_evidence_that_averages_over_random_draws_says_so() -> None:
+    for defense in tiny.points():
+        (victim,) = tiny.observe(tiny.setting_of(defense))
+        for name, (evidence,) in readable([victim.transcript]).items():
+            averages = bool({"draws", "streams"} & set(evidence.data))
+            assert evidence.estimated == averages, (defense, name)
+            assert not averages or name == "bpda-eot"
 
 
 def test_labels_are_given_only_where_they_are_granted() -> None:
@@ -214,7 +223,7 @@ def test_observations_count_what_the_mask_lets_through() -> None:
 
 
 def written(module: str, name: str = "nonzero-entries") -> Any:
-    """A reading as a file of that name would have it."""
+    """Evidence as a file of that name would have it."""
 
     def build(transcript: Any) -> None:
         """An impostor."""
@@ -223,7 +232,7 @@ def written(module: str, name: str = "nonzero-entries") -> Any:
     return build
 
 
-def test_two_readings_cannot_have_one_name() -> None:
+def test_two_evidences_cannot_have_one_name() -> None:
     with pytest.raises(ValueError, match=r"two evidences of \* are called nonzero-entries"):
         evidence_of(EVERY)(written("first_linear"))
     assert {e.build.__module__ for e in registered_evidence("dgp")} <= {
@@ -300,7 +309,7 @@ def newcomer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Defens
 
 
 @every_setting
-def test_a_new_defense_gets_the_generic_readings_for_free(newcomer: Defense, facts: Any) -> None:
+def test_a_new_defense_gets_the_generic_evidence_for_free(newcomer: Defense, facts: Any) -> None:
     setting = facts(newcomer)
     assert Setting.from_json(setting.to_json()) == setting
     victims: list[Victim] = tiny.observe(setting, 2)
@@ -322,7 +331,7 @@ def test_a_new_defense_gets_the_generic_readings_for_free(newcomer: Defense, fac
     assert at_truth["bpda-eot"] < 0.1 * at_truth["oblivious"]
 
 
-def test_a_sharper_reading_is_a_second_file(
+def test_sharper_evidence_is_a_second_file(
     newcomer: Defense, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))

@@ -44,7 +44,7 @@ def loss_at(victim: Victim, evidence: Evidence, pixels: Tensor) -> float:
 
 
 def read(victim: Victim) -> Evidence:
-    """With gaps what was sent of the rows, otherwise the rows."""
+    """Of what was sent where there are gaps, otherwise of the whole layer."""
     evidence = first_linear_layer_nonzero(victim.transcript) or first_linear_layer(
         victim.transcript
     )
@@ -81,9 +81,9 @@ def test_one_images_rows_are_its_input_times_what_arrives() -> None:
     found = evidence.predict(setting, victim.guess, {}, evidence.data)["first_linear_layer"]
     largest = max(float(seen.message[f"features.fc.{part}"].abs().max())
                   for part in ("weight", "bias"))  # fmt: skip
-    arriving = seen.message["features.fc.bias"] / largest
-    assert torch.allclose(found["features.fc.bias"], arriving, atol=1e-5)
-    assert torch.allclose(found["features.fc.weight"], arriving[:, None] * inputs, atol=1e-5)
+    bias = seen.message["features.fc.bias"] / largest
+    assert torch.allclose(found["features.fc.bias"], bias, atol=1e-5)
+    assert torch.allclose(found["features.fc.weight"], bias[:, None] * inputs, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_clipping_does_not_move_the_rows_and_noise_is_declared(name: str, size: 
         (tiny.setting_of("precode", model="lenet"), None),
     ],
 )
-def test_the_first_linear_layer_is_found_or_there_is_no_reading(
+def test_the_first_linear_layer_is_found_or_there_is_no_evidence(
     setting: Setting, layer: str | None
 ) -> None:
     (victim,) = tiny.observe(setting)

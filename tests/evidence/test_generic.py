@@ -207,7 +207,7 @@ class NoisyHead(Defense):
         return Update(update)
 
 
-def test_local_steps_are_played_again_under_the_defense() -> None:
+def test_local_steps_are_simulated_under_the_defense() -> None:
     for victim in tiny.observe(tiny.setting_of(Soteria(), model="lenet"), 2):
         evidence = read(victim, "bpda-eot")
         assert evidence.cost == 2 and not evidence.noisy
@@ -215,7 +215,7 @@ def test_local_steps_are_played_again_under_the_defense() -> None:
         assert min(losses(victim, read(victim, "oblivious"))) > 1e-2
 
 
-def test_a_played_round_has_the_messages_values_and_the_undefended_slopes() -> None:
+def test_a_simulated_round_has_the_messages_values_and_the_undefended_derivatives() -> None:
     """Under vmap as by itself, and as the oblivious prediction's derivative."""
     (victim,) = tiny.observe(tiny.setting_of(Soteria(), model="lenet"))
     evidence, plain = read(victim, "bpda-eot"), read(victim, "oblivious")
@@ -244,7 +244,7 @@ def test_a_played_round_has_the_messages_values_and_the_undefended_slopes() -> N
             assert torch.allclose(values[name][row], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_generic_evidence_reads_through_a_defense_of_the_local_steps(
+def test_generic_evidence_recovers_images_through_a_defense_of_the_local_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On handwritten digits, which the published attack recovers from this network undefended."""
@@ -272,7 +272,22 @@ def test_layers_that_the_defense_leaves_alone_are_matched_alone() -> None:
     assert max(losses(victim, evidence)) < 1e-6
     assert min(losses(victim, read(victim, "oblivious"))) > 1e-2
     random = read(victim, "bpda-eot")
-    assert random.noisy and random.cost == 1 + len(random.data["streams"]) > 2
+    assert random.noisy and random.estimated
+    assert random.cost == 1 + len(random.data["streams"]) > 2
+
+
+def test_a_defense_is_probed_once_per_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = tiny.setting_of(NoisyHead(), local_lr=0.123)  # of no other test
+    victims, rounds, local = tiny.observe(setting, 3), [], NoisyHead.local
+
+    def counted(self: NoisyHead, *args: Any) -> Update:
+        rounds.append(args)
+        return local(self, *args)
+
+    monkeypatch.setattr(NoisyHead, "local", counted)
+    for victim in victims:
+        assert "bpda-eot" in readable([victim.transcript])
+    assert len(rounds) == 2  # two streams of random numbers; an undefended round has no `local`
 
 
 # ----------------------------------------------------------------------- what a zero means

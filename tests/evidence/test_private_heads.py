@@ -34,13 +34,13 @@ def psnr(victims: list[Victim], guesses: list[Tensor]) -> float:
 # --------------------------------------------------------------------------------- FedRep
 
 
-def test_what_arrives_at_a_layer_follows_from_its_gradient_and_its_inputs() -> None:
-    rows, upstream = (
+def test_a_layers_output_gradient_follows_from_its_gradient_and_its_inputs() -> None:
+    rows, output_gradient = (
         torch.randn(5, 9, generator=tiny.rng()),
         torch.randn(5, 3, generator=tiny.rng(1)),
     )
-    gradient = upstream.T @ rows
-    assert torch.allclose(output_gradient_of(rows, gradient), upstream, atol=1e-4)
+    gradient = output_gradient.T @ rows
+    assert torch.allclose(output_gradient_of(rows, gradient), output_gradient, atol=1e-4)
     alike = torch.cat([rows[:1].expand(4, -1), rows[1:2]])
     assert torch.isfinite(output_gradient_of(alike, gradient)).all(), "repeated inputs"
 
@@ -85,18 +85,18 @@ def followed(victim: Victim) -> tuple[Tensor, Tensor]:
     private = {n.removeprefix("private."): t for n, t in truth.items() if n.startswith("private.")}
     shared = dict(victim.transcript.broadcast)
     client = Client(setting, private, Update({}))
-    codes, upstream = [], []
+    codes, output_gradient = [], []
     for image, label in zip(truth["images"], truth["labels"], strict=True):
         first = [shared[f"hyper.hidden.{part}"] for part in ("weight", "bias")]
         codes.append(F.relu(F.linear(client.private["embedding"], *first)))
         wanted = [*shared, "embedding"]
         parameters = {**shared, **client.private}
         step = client.gradient(parameters, wanted, image[None], label[None], {})
-        upstream.append(step["hyper.fc_bias.bias"])
+        output_gradient.append(step["hyper.fc_bias.bias"])
         moved = client.private["embedding"] - setting.private_lr * step["embedding"]
         client.private["embedding"] = moved
         shared = {name: shared[name] - setting.local_lr * step[name] for name in shared}
-    return torch.stack(codes), torch.stack(upstream)
+    return torch.stack(codes), torch.stack(output_gradient)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 5])
@@ -105,14 +105,14 @@ def test_every_local_step_of_hyperfl_is_told_apart(steps: int) -> None:
     for victim in averaged(steps):
         found = separate(victim.transcript)
         assert found is not None
-        codes, upstream = followed(victim)
+        codes, output_gradient = followed(victim)
         assert (codes[1:] - codes[:-1]).norm() > 1e-3 * codes.norm(), "the code moves"
         assert (found[0] - codes).norm() < 1e-4 * codes.norm()
-        assert (found[1] - upstream).norm() < 1e-3 * upstream.norm()
+        assert (found[1] - output_gradient).norm() < 1e-3 * output_gradient.norm()
 
 
 @pytest.mark.parametrize("steps", [2, 3, 5])
-def test_hyperfl_unrolled_explains_several_steps_exactly(steps: int) -> None:
+def test_hyperfl_weights_per_step_explain_several_steps_exactly(steps: int) -> None:
     for victim in averaged(steps):
         evidence = read(victim, "generated-weights-per-step")
         assert evidence.labels == "eliminated" and evidence.cost == steps
@@ -122,7 +122,7 @@ def test_hyperfl_unrolled_explains_several_steps_exactly(steps: int) -> None:
         assert min(losses(victim, average)) > 1e-5, "an average code will not do"
 
 
-def test_hyperfl_unrolled_finds_more_than_the_identity() -> None:
+def test_hyperfl_weights_per_step_find_more_than_the_average() -> None:
     victims = averaged(rate=0.1)[:2]
     attack = get("dlg").configured(iterations=60)
     found = {}
@@ -160,7 +160,7 @@ def test_hyperfl_steps_with_several_images_are_not_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "fields", "reading"),
+    ("name", "fields", "evidence_name"),
     [
         ("fedrep", {"private_layers": 1}, "shared-layers"),
         ("fedrep", {"private_layers": 2}, "shared-layers"),
@@ -168,21 +168,21 @@ def test_hyperfl_steps_with_several_images_are_not_told_apart() -> None:
     ],
 )
 def test_a_message_at_the_end_of_float32_is_explained_all_the_same(
-    name: str, fields: dict[str, int], reading: str
+    name: str, fields: dict[str, int], evidence_name: str
 ) -> None:
     (victim,) = tiny.observe(tiny.setting_of(build(name, fields)))
     largest = max(t.abs().max() for t in victim.transcript.message.values())
     faint = victim.transcript.message * (1e-38 / float(largest))
     small = replace(victim, transcript=replace(victim.transcript, message=faint))
-    assert max(losses(small, read(small, reading))) < 1e-6
+    assert max(losses(small, read(small, evidence_name))) < 1e-6
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize(
-    ("name", "reading"), [("fedrep", "shared-layers"), ("hyperfl", "generated-weights")]
+    ("name", "evidence_name"), [("fedrep", "shared-layers"), ("hyperfl", "generated-weights")]
 )
 def test_a_single_local_step_is_a_gradient_times_its_rate(
-    name: str, reading: str, batch_size: int
+    name: str, evidence_name: str, batch_size: int
 ) -> None:
     (victim,) = tiny.observe(tiny.fedavg(build(name, {}), local_steps=1, batch_size=batch_size))
-    assert error(victim, read(victim, reading)) < 1e-4
+    assert error(victim, read(victim, evidence_name)) < 1e-4

@@ -94,8 +94,8 @@ def test_a_window_describes_what_the_message_alone_does_not(name: str) -> None:
     victim, _ = tiny.remembered(tiny.setting_of(name))
     found = readable([victim.transcript])
 
-    def at(reading: str, pixels: Tensor) -> float:
-        evidence = found[reading][0]
+    def at(name: str, pixels: Tensor) -> float:
+        evidence = found[name][0]
         soft = None if evidence.labels == "eliminated" else victim.soft
         return get("ig").losses([evidence], [pixels], [soft])[0]
 
@@ -110,8 +110,8 @@ def test_the_image_is_read_through_what_the_client_held_back() -> None:
     """Under error feedback the window recovers what the message alone does not."""
     victim, _ = tiny.remembered(tiny.setting_of("dgp"))
 
-    def error(victim: Victim, reading: str) -> float:
-        evidence = readable([victim.transcript])[reading][0]
+    def error(victim: Victim, name: str) -> float:
+        evidence = readable([victim.transcript])[name][0]
         (guess,) = get("ig").configured(iterations=150).run([evidence])
         return float((guess.images - victim.truth["pixels"]).square().mean())
 

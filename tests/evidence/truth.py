@@ -1,4 +1,4 @@
-"""What readings say at the truth of a tiny round, for the tests of closed forms."""
+"""What evidence says at the truth of a tiny round, for the tests of closed forms."""
 
 from __future__ import annotations
 
