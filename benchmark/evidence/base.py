@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 Knowledge = Literal["oblivious", "paper", "adaptive"]
 Tensors = Mapping[str, Tensor]
-Predict = Callable[["Setting", Tensors, Tensors, Mapping[str, Any]], Mapping[str, Tensors]]
-Simulate = Callable[["Setting", Tensors, Mapping[str, Any], "Generator"], Mapping[str, Tensors]]
-Reveal = Callable[["Setting", Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
+Data = Mapping[str, Any]
+Terms = Mapping[str, Tensors]
+"""Tensors by term, then by parameter."""
+Predict = Callable[["Setting", Tensors, Tensors, Data], Terms]
+Simulate = Callable[["Setting", Tensors, Data, "Generator"], Terms]
+Reveal = Callable[["Setting", Tensors, Data], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +78,7 @@ class Hidden:
     lr: float = 0.01
 
 
-def reveal_nothing(
-    setting: Setting, truth: Mapping[str, Tensor], data: Mapping[str, Any]
-) -> dict[str, Tensor]:
+def reveal_nothing(setting: Setting, truth: Tensors, data: Data) -> dict[str, Tensor]:
     """The true hidden variables of an evidence that has none."""
     return {}
 
@@ -111,7 +112,7 @@ class Evidence:
 
     setting: Setting
     predict: Predict
-    data: Mapping[str, Any]
+    data: Data
     terms: Mapping[str, Term]
     hidden: Mapping[str, Hidden] = field(default_factory=dict)
     reveal: Reveal = reveal_nothing

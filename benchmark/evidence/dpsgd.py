@@ -5,16 +5,13 @@ Every example's factor follows from the guess, which says more than factors as u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from benchmark.defenses.dpsgd import DifferentiallyPrivateSGD
 from benchmark.evidence import first_linear as linear
-from benchmark.evidence.base import Evidence, Tensors, evidence_of
+from benchmark.evidence.base import Data, Evidence, Tensors, Terms, evidence_of
 from benchmark.evidence.dp import gaussian
 from benchmark.evidence.generic import adaptive, local_steps
 from benchmark.federated.setting import Setting, skeleton
@@ -23,9 +20,7 @@ from benchmark.federated.transcript import Transcript
 evidence_of("dpsgd", module=__name__)(linear.first_linear_layer_noisy)
 
 
-def predict_clipped(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def predict_clipped(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The update with every example's gradient clipped, without the noise."""
     model, defense = skeleton(setting), setting.defense
     assert isinstance(defense, DifferentiallyPrivateSGD)

@@ -14,16 +14,14 @@ output: it is taken as it is, and inputs are compared in size as well.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmark.evidence.base import EVERY, Evidence, Tensors, Term, evidence_of
+from benchmark.evidence.base import EVERY, Data, Evidence, Tensors, Term, Terms, evidence_of
 from benchmark.evidence.generic import nonzero_entries, oblivious
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
@@ -118,9 +116,7 @@ def first_linear_evidence(
     )
 
 
-def predict_first_linear(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def predict_first_linear(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The nearest rows that the guess's inputs to the layer can explain."""
     layer = first_linear_name(setting)
     assert layer is not None

@@ -9,7 +9,7 @@ is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from benchmark.evidence.base import EVERY, Evidence, Hidden, Tensors, Term, evidence_of
+from benchmark.evidence.base import EVERY, Data, Evidence, Hidden, Tensors, Term, Terms, evidence_of
 from benchmark.evidence.probing import (
     alters,
     effect,
@@ -88,9 +88,7 @@ def client_update(
     return local_steps(setting, shared, gradient)
 
 
-def predict_update(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def predict_update(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The update that the guess causes, with noise that is hidden or was redrawn.
 
     Where the evidence has ``data["draws"]`` [K, N, ...] it is the mean over those.
@@ -105,9 +103,7 @@ def predict_update(
     return {"update": update(noise)}
 
 
-def predict_protected(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def predict_protected(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The update after ``protect`` in its expectation, with the derivatives of the update."""
     update = dict(predict_update(setting, guess, hidden, data)["update"])
     detached = Update({name: tensor.detach() for name, tensor in update.items()})
@@ -115,9 +111,7 @@ def predict_protected(
     return {"update": _straight_through(update, sent)}
 
 
-def predict_simulated(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def predict_simulated(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The message after the defense's whole round, with the derivatives of the update.
 
     The mean over the public streams of random numbers that ``data["streams"]`` counts.
@@ -135,9 +129,7 @@ def _straight_through(update: Tensors, sent: Tensors) -> dict[str, Tensor]:
     return {n: tensor + (sent[n] - tensor.detach()) for n, tensor in update.items()}
 
 
-def reveal_noise(
-    setting: Setting, truth: Mapping[str, Tensor], data: Mapping[str, Any]
-) -> dict[str, Tensor]:
+def reveal_noise(setting: Setting, truth: Tensors, data: Data) -> dict[str, Tensor]:
     """The client's own draws."""
     return {name: tensor for name, tensor in truth.items() if name.startswith("noise.")}
 

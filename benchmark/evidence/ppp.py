@@ -10,10 +10,9 @@ size is the likelihood; features estimated from the noised encoder say nothing t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from typing import Any
 
 import torch
 from torch.func import functional_call
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 from benchmark.defenses.ppp import PartialPerturbation
 from benchmark.evidence import first_linear as linear
 from benchmark.evidence import generic, precode
-from benchmark.evidence.base import Evidence, Tensors, Term, evidence_of
+from benchmark.evidence.base import Data, Evidence, Tensors, Term, Terms, evidence_of
 from benchmark.evidence.generic import adaptive, client_update
 from benchmark.evidence.layers import feature_parameters, linear_input
 from benchmark.federated.setting import Setting, skeleton
@@ -59,9 +58,7 @@ def joint_noise(transcript: Transcript) -> Evidence | None:
     return evidence and replace(evidence, noisy=True)
 
 
-def predict_solved(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def predict_solved(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The update with the draw that takes the guess to the known sample, and that draw."""
     shared = data["shared"]
     inside = feature_parameters(shared)

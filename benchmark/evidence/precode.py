@@ -9,30 +9,26 @@ al., arXiv:2208.04767.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch.func import functional_call
 
-from benchmark.evidence.base import Evidence, Tensors, Term, evidence_of
+from benchmark.evidence.base import Data, Evidence, Tensors, Term, Terms, evidence_of
 from benchmark.evidence.generic import adaptive
 from benchmark.evidence.layers import feature_parameters, gradient_given_output, linear_input
 from benchmark.federated.setting import Setting, skeleton
 from benchmark.federated.transcript import Transcript
 
 
-def predict_features(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def predict_features(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The features of the guess, which no noise has touched."""
     model, weights = skeleton(setting).features, feature_parameters(data["shared"])
     return {"features": {"features": functional_call(model, weights, (guess["images"],))}}
 
 
 def predict_given_feature_gradient(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+    setting: Setting, guess: Tensors, hidden: Tensors, data: Data
+) -> Terms:
     """The update in front of the bottleneck, for the known gradient of the features."""
     model, weights = skeleton(setting).features, feature_parameters(data["shared"])
     update = gradient_given_output(model, weights, guess["images"], data["feature_gradient"])
@@ -40,8 +36,8 @@ def predict_given_feature_gradient(
 
 
 def predict_features_and_gradient(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+    setting: Setting, guess: Tensors, hidden: Tensors, data: Data
+) -> Terms:
     """The update in front of the bottleneck, and the features."""
     return {
         **predict_given_feature_gradient(setting, guess, hidden, data),

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn import functional as F
 
-from benchmark.evidence.base import Evidence, Hidden, Tensors, Term
+from benchmark.evidence.base import Data, Evidence, Hidden, Tensors, Term, Terms
 from benchmark.evidence.generic import oblivious
 from benchmark.evidence.layers import feature_parameters, gradient_given_output
 from benchmark.federated.setting import Setting, skeleton
@@ -147,9 +147,7 @@ def _basis(
     return torch.linalg.svd(torch.cat(list(weight), 1)).U[:, : setting.images].T
 
 
-def predict_shared_layers(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def predict_shared_layers(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The shared layers' update, for a known or hidden gradient with respect to their output."""
     if "output_gradient" in data:
         found = data["output_gradient"]
@@ -162,9 +160,7 @@ def predict_shared_layers(
     return _update(setting, data, guess["images"], found)
 
 
-def predict_projected(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def predict_projected(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The shared layers' update, for the output gradient that explains the last layer best."""
     images = guess["images"]
     inputs, output = _through_last(setting, {n: t[0] for n, t in data["base"].items()}, images)
@@ -182,9 +178,7 @@ def output_gradient_of(inputs: Tensor, gradient: Tensor) -> Tensor:
     return torch.linalg.solve(gram + ridge, inputs @ wide.T).to(gradient.dtype)
 
 
-def reveal_output_gradient(
-    setting: Setting, truth: Mapping[str, Tensor], data: Mapping[str, Any]
-) -> dict[str, Tensor]:
+def reveal_output_gradient(setting: Setting, truth: Tensors, data: Data) -> dict[str, Tensor]:
     """The hidden variable that stands for the true output gradients, step by step."""
     if "scale" not in data:
         return {}
@@ -214,7 +208,7 @@ def reveal_output_gradient(
 
 
 def _update(
-    setting: Setting, data: Mapping[str, Any], images: Tensor, output_gradient: Tensor
+    setting: Setting, data: Data, images: Tensor, output_gradient: Tensor
 ) -> dict[str, Tensors]:
     """What is observed of the shared layers, for the ``output_gradient`` [N, ...] of all images."""
     found = _gradients(setting, data, images, lambda step, _: output_gradient[_rows(setting, step)])
@@ -229,7 +223,7 @@ def _update(
 
 def _gradients(
     setting: Setting,
-    data: Mapping[str, Any],
+    data: Data,
     images: Tensor,
     output_gradient: Callable[[int, dict[str, Tensor]], Tensor],
 ) -> list[dict[str, Tensor]]:

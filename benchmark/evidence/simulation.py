@@ -6,14 +6,13 @@ It serves attacks that learn from simulated messages, probing, and predictions b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.autograd import Function
 
-from benchmark.evidence.base import Tensors
+from benchmark.evidence.base import Data, Tensors, Terms
 from benchmark.federated.client import Batch, Client
 from benchmark.federated.setting import Setting, initial, schema, skeleton
 from benchmark.federated.update import Update
@@ -36,17 +35,13 @@ def simulate_client(
     return _message(client, shared, batch, rng) if defended else _update(client, shared, batch, rng)
 
 
-def simulate_undefended(
-    setting: Setting, batch: Tensors, data: Mapping[str, Any], rng: Generator
-) -> dict[str, Tensors]:
+def simulate_undefended(setting: Setting, batch: Tensors, data: Data, rng: Generator) -> Terms:
     """The update that a client computes of a batch, before its defense changes it."""
     client = fresh_client(setting, data["shared"], rng)
     return {"update": _update(client, data["shared"], batch, rng)}
 
 
-def simulate_round(
-    setting: Setting, batch: Tensors, data: Mapping[str, Any], rng: Generator
-) -> dict[str, Tensors]:
+def simulate_round(setting: Setting, batch: Tensors, data: Data, rng: Generator) -> Terms:
     """The message that a client sends of a batch in its first round."""
     client = fresh_client(setting, data["shared"], rng)
     return {"update": _message(client, data["shared"], batch, rng)}
