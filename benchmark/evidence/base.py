@@ -12,7 +12,7 @@ tensors. It returns ``{term: {name: tensor}}``, shaped like the terms' values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 Knowledge = Literal["oblivious", "paper", "adaptive"]
 Tensors = Mapping[str, Tensor]
 Predict = Callable[["Setting", Tensors, Tensors, Mapping[str, Any]], Mapping[str, Tensors]]
-Simulate = Callable[["Setting", Tensors, Mapping[str, Any], "Generator"], Mapping[str, Tensors]]
+Simulate = Callable[
+    ["Setting", Sequence[Tensors], Mapping[str, Any], "Generator"], Sequence[Mapping[str, Tensors]]
+]
 Reveal = Callable[["Setting", Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
 
 
@@ -92,10 +94,11 @@ class Evidence:
         data: a tree of tensors for ``predict``.
         terms: what ``predict`` returns must explain.
         hidden: variables optimised jointly with the images.
-        simulate: module-level function for attacks that learn. ``simulate(setting, batch, data,
-            rng)`` runs the client on ``batch["images"]`` [N, C, H, W] (normalised model inputs)
-            and ``batch["labels"]`` int64 [N], draws whatever the client draws from ``rng``, and
-            returns what the terms' values would be. None where nobody wrote one.
+        simulate: module-level function for attacks that learn. ``simulate(setting, batches, data,
+            rng)`` runs a new client on each batch, ``batch["images"]`` [N, C, H, W] (normalised
+            model inputs) and ``batch["labels"]`` int64 [N], draws whatever clients draw from
+            ``rng``, and returns per batch what the terms' values would be. None where nobody wrote
+            one.
         linear: weight and bias gradients of linear layers, for closed forms.
         noisy: whether known noise is all that keeps the truth from explaining the terms.
         cost: gradients of the victim model that one prediction takes, every local step and every

@@ -17,7 +17,7 @@ from benchmark.defenses.dpsgd import DifferentiallyPrivateSGD
 from benchmark.evidence import first_linear as linear
 from benchmark.evidence.base import Evidence, Tensors, Term, reads
 from benchmark.evidence.generic import oblivious, simulate_round
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
 
@@ -25,7 +25,7 @@ def predict_clipped(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The update with every example's gradient clipped, without the noise."""
-    model, defense = skeleton(setting), setting.defense
+    model, defense = stateless_model(setting), setting.defense
     assert isinstance(defense, DifferentiallyPrivateSGD)
     clip = defense.clip
 

@@ -9,7 +9,7 @@ is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -17,14 +17,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 from torch.autograd import Function
-from torch.func import functional_call, grad, vmap
+from torch.func import vmap
 
 from benchmark.defenses.base import Defense
 from benchmark.evidence.base import EVERY, Evidence, Hidden, Tensors, Term, reads
-from benchmark.federated.client import Batch, Client
-from benchmark.federated.setting import Setting, initial, skeleton
+from benchmark.federated.client import Client, newcomer, rounds, train_together
+from benchmark.federated.local_steps import shared_steps
+from benchmark.federated.setting import Setting, initial, stateless_model
 from benchmark.federated.transcript import Transcript
-from benchmark.federated.update import Update
+from benchmark.federated.update import Batch, Update
 from benchmark.runtime.randomness import generator
 
 ABSENT = 0.01
@@ -48,23 +49,15 @@ def client_update(
     private: Tensors,
 ) -> dict[str, Tensor]:
     """What a client would compute on ``guess``: one gradient, or local steps unrolled."""
-    model = skeleton(setting)
-
-    def loss(weights: Tensors, images: Tensor, labels: Tensor, draw: Tensors) -> Tensor:
-        return functional_call(model, {**weights, **private}, (images, draw, labels))
-
-    if setting.algorithm == "fedsgd":
-        return grad(loss)(dict(shared), guess["images"], guess["labels"], noise)
-    weights, total = dict(shared), {name: torch.zeros_like(t) for name, t in shared.items()}
-    for step in range(setting.local_steps):
-        rows = slice(step * setting.batch_size, (step + 1) * setting.batch_size)
-        draw = {name: tensor[rows] for name, tensor in noise.items()}
-        slope = grad(loss)(weights, guess["images"][rows], guess["labels"][rows], draw)
-        moved = {name: setting.local_lr * slope[name] for name in weights}
-        weights = {name: weights[name] - moved[name] for name in weights}
-        # summed as the client does: a difference of weights would round small steps away
-        total = {name: total[name] + moved[name] for name in weights}
-    return total
+    alone = setting.algorithm == "fedsgd"
+    size = len(guess["images"]) if alone else setting.batch_size
+    images, labels = (guess[name].split(size) for name in ("images", "labels"))
+    draws = {name: tensor.split(size) for name, tensor in noise.items()}
+    steps = [
+        (*own, {name: parts[number] for name, parts in draws.items()})
+        for number, own in enumerate(zip(images, labels, strict=True))
+    ]
+    return shared_steps(setting, shared, private, steps)[0]
 
 
 def predict_update(
@@ -200,33 +193,32 @@ def _expected(setting: Setting, guess: Tensors, data: Mapping[str, Any]) -> dict
 
 
 def simulate_undefended(
-    setting: Setting, batch: Tensors, data: Mapping[str, Any], rng: Generator
-) -> dict[str, Tensors]:
-    """What a client with this batch computes, before its defense changes it."""
-    client = newcomer(setting, data["shared"], rng)
-    return {"update": client.train(Update(data["shared"]), _steps(setting, batch), rng)}
+    setting: Setting, batches: Sequence[Tensors], data: Mapping[str, Any], rng: Generator
+) -> list[dict[str, Tensors]]:
+    """What clients with these batches compute, before their defense changes it."""
+    updates = train_together(*_first_round(setting, batches, data, rng))
+    return [{"update": update} for update in updates]
 
 
 def simulate_round(
-    setting: Setting, batch: Tensors, data: Mapping[str, Any], rng: Generator
-) -> dict[str, Tensors]:
-    """What a client with this batch sends in its first round."""
-    client = newcomer(setting, data["shared"], rng)
-    update = client.round(Update(data["shared"]), _steps(setting, batch), rng)
-    return {"update": setting.defense.message([update])[0]}
+    setting: Setting, batches: Sequence[Tensors], data: Mapping[str, Any], rng: Generator
+) -> list[dict[str, Tensors]]:
+    """What clients with these batches send in their first round."""
+    updates = rounds(*_first_round(setting, batches, data, rng))
+    return [{"update": setting.defense.message([update])[0]} for update in updates]
+
+
+def _first_round(
+    setting: Setting, batches: Sequence[Tensors], data: Mapping[str, Any], rng: Generator
+) -> tuple[list[Client], Update, list[list[Batch]], list[Generator]]:
+    clients = [newcomer(setting, data["shared"], rng) for _ in batches]
+    steps = [_steps(setting, batch) for batch in batches]
+    return clients, Update(data["shared"]), steps, [rng] * len(clients)
 
 
 def _steps(setting: Setting, batch: Tensors) -> list[Batch]:
     images, labels = (batch[name].split(setting.batch_size) for name in ("images", "labels"))
     return list(zip(images, labels, strict=True))
-
-
-def newcomer(setting: Setting, shared: Tensors, rng: Generator) -> Client:
-    """A client that has held nothing back, with private parameters drawn from ``rng``."""
-    names = [name for name, _ in skeleton(setting).named_parameters() if name not in shared]
-    drawn = initial(setting, rng) if names else {}
-    private = {name: drawn[name] for name in names}
-    return Client(setting, private, Update({n: torch.zeros_like(t) for n, t in shared.items()}))
 
 
 def reveal_noise(
@@ -288,7 +280,7 @@ def sent(transcript: Transcript) -> Evidence | None:
 def untouched(transcript: Transcript) -> Evidence | None:
     """Match the tensors that the defense leaves as they are, say nothing of the others."""
     setting = transcript.setting
-    if not alters(setting.defense) or skeleton(setting).noise_shapes(1):
+    if not alters(setting.defense) or stateless_model(setting).noise_shapes(1):
         return None
     _, changed = probed(transcript)
     kept = {name: t for name, t in transcript.message.items() if name not in changed}
@@ -370,7 +362,7 @@ def _ratio(tensor: Tensor, other: Tensor) -> Tensor:
 @reads(EVERY)
 def joint_noise(transcript: Transcript) -> Evidence | None:
     """Optimise the draws that the client's forward pass consumed together with the images."""
-    draws = skeleton(transcript.setting).noise_shapes(transcript.setting.images)
+    draws = stateless_model(transcript.setting).noise_shapes(transcript.setting.images)
     if not draws:
         return None
     hidden = {
@@ -497,7 +489,7 @@ def fresh_model(setting: Setting) -> dict[str, Tensor]:
 
 def redrawn_noise(transcript: Transcript, number: int = 0) -> dict[str, Tensor]:
     """Random stand-ins for the draws that the client's forward pass consumed; others by number."""
-    shapes = skeleton(transcript.setting).noise_shapes(transcript.setting.images)
+    shapes = stateless_model(transcript.setting).noise_shapes(transcript.setting.images)
     rng = generator("attacker", "noise", transcript.victim, *([number] if number else []))
     return {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
 

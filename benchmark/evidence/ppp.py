@@ -23,7 +23,7 @@ from benchmark.evidence import first_linear as linear
 from benchmark.evidence import generic, precode
 from benchmark.evidence.base import Evidence, Tensors, Term, reads
 from benchmark.evidence.generic import client_update, reread
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
 
@@ -33,7 +33,7 @@ def predict_sampled(
     """The update with the draw that takes the guess to the known sample, and that draw."""
     shared = data["shared"]
     inside = precode.features_of(shared)
-    features = functional_call(skeleton(setting).features, inside, (guess["images"],))
+    features = functional_call(stateless_model(setting).features, inside, (guess["images"],))
     encoded = F.linear(features, shared["encoder.weight"], shared["encoder.bias"])
     mean, spread = encoded.chunk(2, dim=-1)
     draw = (data["sample"] - mean) / F.softplus(spread)

@@ -20,7 +20,7 @@ from torch.func import functional_call, grad
 
 from benchmark.evidence.base import Evidence, Tensors, Term, reads
 from benchmark.evidence.generic import oblivious
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
 
@@ -28,7 +28,7 @@ def predict_features(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The features of the guess, which no noise has touched."""
-    model = skeleton(setting).features
+    model = stateless_model(setting).features
     features = functional_call(model, features_of(data["shared"]), (guess["images"],))
     return {"features": {"features": features}}
 
@@ -37,7 +37,7 @@ def predict_upstream(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
 ) -> dict[str, Tensors]:
     """The update in front of the bottleneck, for the gradient known to arrive at the features."""
-    model = skeleton(setting).features
+    model = stateless_model(setting).features
 
     def product(weights: dict[str, Tensor]) -> Tensor:
         return (functional_call(model, weights, (guess["images"],)) * data["upstream"]).sum()

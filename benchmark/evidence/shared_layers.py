@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from benchmark.evidence.base import Evidence, Hidden, Tensors, Term
 from benchmark.evidence.generic import oblivious
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
 RIDGE = 1e-8
@@ -69,7 +69,7 @@ def split(setting: Setting) -> tuple[nn.Sequential, nn.Sequential]:
 
     Trailing layers without weights (activations, reshaping) go to the tail.
     """
-    model = skeleton(setting)
+    model = stateless_model(setting)
     features = getattr(model, "extractor", model.features)
     layers = list(features.named_children())
     known = [
@@ -82,7 +82,7 @@ def split(setting: Setting) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def _private(setting: Setting, layer: str) -> bool:
-    parameters = [n for n, _ in skeleton(setting).named_parameters()]
+    parameters = [n for n, _ in stateless_model(setting).named_parameters()]
     owned = [n for n in parameters if n.startswith(f"features.{layer}.")]
     return any(not setting.defense.shared(name) for name in owned)
 
