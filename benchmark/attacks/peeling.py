@@ -34,7 +34,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from benchmark.attacks.base import Guess, register
 from benchmark.attacks.parts.direct import DirectAttack
 from benchmark.evidence.first_linear import first_linear_name, in_front
-from benchmark.federated.setting import skeleton
+from benchmark.federated.setting import stateless_model
 from benchmark.models.base import VictimModel
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Peeling(DirectAttack):
             return "not everything behind the first layer is known"
         if evidence.noisy or any(t.mask is not None for t in evidence.terms.values()):
             return "every entry of the layer's gradient is needed, without noise"
-        model = skeleton(setting)
+        model = stateless_model(setting)
         if type(model) is not VictimModel:
             return "the defense has changed the model's layers"
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
@@ -199,7 +199,7 @@ def peel(
 def slopes_behind(evidence: Evidence, layer: str) -> Slopes:
     """What an input of the first linear layer causes at its output, through the public model."""
     setting = evidence.setting
-    model = skeleton(setting)
+    model = stateless_model(setting)
     weights = {name: w.detach().double() for name, w in evidence.data["shared"].items()}
     named: list[tuple[str, nn.Module]] = [*model.features.named_children(), ("head", model.head)]
     place = [name for name, _ in named].index(layer.removeprefix("features."))

@@ -118,6 +118,6 @@ class HyperFL(Defense):
         """The hypernetwork alone."""
         return name.startswith("hyper.")
 
-    def fitted_first(self, name: str) -> bool:
+    def trained_before_shared(self, name: str) -> bool:
         """The head, before hypernetwork and embedding move together."""
         return name.startswith("head.")

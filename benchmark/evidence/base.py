@@ -13,7 +13,7 @@ tensors. It returns ``{term: {name: tensor}}``, shaped like the terms' values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -33,7 +33,7 @@ Data = Mapping[str, Any]
 Terms = Mapping[str, Tensors]
 """Tensors by term, then by parameter."""
 Predict = Callable[["Setting", Tensors, Tensors, Data], Terms]
-Simulate = Callable[["Setting", Tensors, Data, "Generator"], Terms]
+Simulate = Callable[["Setting", Sequence[Tensors], Data, "Generator"], Sequence[Terms]]
 Reveal = Callable[["Setting", Tensors, Data], dict[str, Tensor]]
 
 
@@ -95,10 +95,11 @@ class Evidence:
         data: a tree of tensors for ``predict``.
         terms: what ``predict`` returns must explain.
         hidden: variables optimised jointly with the images.
-        simulate: module-level function for attacks that learn. ``simulate(setting, batch, data,
-            rng)`` runs the client on ``batch["images"]`` [N, C, H, W] (normalised model inputs)
-            and ``batch["labels"]`` int64 [N], draws whatever the client draws from ``rng``, and
-            returns what the terms' values would be. None where nobody wrote one.
+        simulate: module-level function for attacks that learn. ``simulate(setting, batches, data,
+            rng)`` runs a new client on each batch, ``batch["images"]`` [N, C, H, W] (normalised
+            model inputs) and ``batch["labels"]`` int64 [N], draws whatever clients draw from
+            ``rng``, and returns per batch what the terms' values would be. None where nobody wrote
+            one.
         linear: weight and bias gradients of linear layers, for closed forms.
         noisy: whether known noise is all that keeps the truth from explaining the terms.
         estimated: whether the prediction is a Monte Carlo mean over the client's randomness: its

@@ -14,7 +14,7 @@ from benchmark.evidence import first_linear as linear
 from benchmark.evidence.base import Data, Evidence, Tensors, Terms, evidence_of
 from benchmark.evidence.dp import gaussian
 from benchmark.evidence.generic import adaptive, local_steps
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
 evidence_of("dpsgd", module=__name__)(linear.first_linear_layer_noisy)
@@ -22,7 +22,7 @@ evidence_of("dpsgd", module=__name__)(linear.first_linear_layer_noisy)
 
 def predict_clipped(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The update with every example's gradient clipped, without the noise."""
-    model, defense = skeleton(setting), setting.defense
+    model, defense = stateless_model(setting), setting.defense
     assert isinstance(defense, DifferentiallyPrivateSGD)
     clip = defense.clip
 

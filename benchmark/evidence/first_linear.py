@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from benchmark.evidence.base import EVERY, Data, Evidence, Tensors, Term, Terms, evidence_of
 from benchmark.evidence.generic import nonzero_entries, oblivious
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 from benchmark.models.base import VictimModel
 
@@ -158,7 +158,7 @@ def nearest(rows: Tensor, precision: Tensor, inputs: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def first_linear_name(setting: Setting) -> str | None:
     """The linear layer nearest to the image; None where what lies before it is not a chain."""
-    model = skeleton(setting)
+    model = stateless_model(setting)
     if setting.vocabulary or not isinstance(getattr(model, "features", None), nn.Sequential):
         return None
     for name, layer in model.features.named_children():
@@ -171,7 +171,7 @@ def first_linear_name(setting: Setting) -> str | None:
 @lru_cache(maxsize=16)
 def in_front(setting: Setting, layer: str) -> nn.Sequential:
     """The layers before a linear one."""
-    named = list(skeleton(setting).features.named_children())
+    named = list(stateless_model(setting).features.named_children())
     names = [f"features.{name}" for name, _ in named]
     return nn.Sequential(OrderedDict(named[: names.index(layer)] if layer in names else named))
 

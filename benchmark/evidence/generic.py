@@ -32,7 +32,7 @@ from benchmark.evidence.simulation import (
     simulate_round,
     simulate_undefended,
 )
-from benchmark.federated.setting import Setting, schema, skeleton
+from benchmark.federated.setting import Setting, schema, stateless_model
 from benchmark.federated.transcript import Transcript
 from benchmark.federated.update import Update
 from benchmark.runtime.randomness import generator
@@ -74,7 +74,7 @@ def client_update(
         noise: what the forward pass draws, [N, ...] by name.
         shared, private: weights by name; the private ones stay as they are.
     """
-    model = skeleton(setting)
+    model = stateless_model(setting)
 
     def gradient(weights: dict[str, Tensor], rows: slice) -> dict[str, Tensor]:
         draw = {name: tensor[rows] for name, tensor in noise.items()}
@@ -185,7 +185,7 @@ def nonzero_entries(transcript: Transcript) -> Evidence | None:
 def unprotected_parameters(transcript: Transcript) -> Evidence | None:
     """Match the parameters whose gradients the defense leaves as they are, and no others."""
     setting = transcript.setting
-    if not alters(setting.defense) or skeleton(setting).noise_shapes(1):
+    if not alters(setting.defense) or stateless_model(setting).noise_shapes(1):
         return None
     changed = effect(setting).changed
     kept = {name: t for name, t in transcript.message.items() if name not in changed}
@@ -271,7 +271,7 @@ def _ratio(tensor: Tensor, other: Tensor) -> Tensor:
 @evidence_of(EVERY)
 def joint_noise(transcript: Transcript) -> Evidence | None:
     """Optimise the draws that the client's forward pass consumed together with the images."""
-    draws = skeleton(transcript.setting).noise_shapes(transcript.setting.images)
+    draws = stateless_model(transcript.setting).noise_shapes(transcript.setting.images)
     if not draws:
         return None
     hidden = {
@@ -283,7 +283,7 @@ def joint_noise(transcript: Transcript) -> Evidence | None:
 
 def redrawn_noise(transcript: Transcript, number: int = 0) -> dict[str, Tensor]:
     """Random stand-ins for the draws that the client's forward pass consumed; others by number."""
-    shapes = skeleton(transcript.setting).noise_shapes(transcript.setting.images)
+    shapes = stateless_model(transcript.setting).noise_shapes(transcript.setting.images)
     rng = generator("attacker", "noise", transcript.victim, *([number] if number else []))
     return {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
 

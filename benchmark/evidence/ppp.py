@@ -24,7 +24,7 @@ from benchmark.evidence import generic, precode
 from benchmark.evidence.base import Data, Evidence, Tensors, Term, Terms, evidence_of
 from benchmark.evidence.generic import adaptive, client_update
 from benchmark.evidence.layers import feature_parameters, linear_input
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
 
@@ -62,7 +62,7 @@ def predict_solved(setting: Setting, guess: Tensors, hidden: Tensors, data: Data
     """The update with the draw that takes the guess to the known sample, and that draw."""
     shared = data["shared"]
     inside = feature_parameters(shared)
-    features = functional_call(skeleton(setting).features, inside, (guess["images"],))
+    features = functional_call(stateless_model(setting).features, inside, (guess["images"],))
     encoded = F.linear(features, shared["encoder.weight"], shared["encoder.bias"])
     mean, spread = encoded.chunk(2, dim=-1)
     draw = (data["sample"] - mean) / F.softplus(spread)

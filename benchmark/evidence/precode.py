@@ -16,13 +16,13 @@ from torch.func import functional_call
 from benchmark.evidence.base import Data, Evidence, Tensors, Term, Terms, evidence_of
 from benchmark.evidence.generic import adaptive
 from benchmark.evidence.layers import feature_parameters, gradient_given_output, linear_input
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
 
 def predict_features(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The features of the guess, which no noise has touched."""
-    model, weights = skeleton(setting).features, feature_parameters(data["shared"])
+    model, weights = stateless_model(setting).features, feature_parameters(data["shared"])
     return {"features": {"features": functional_call(model, weights, (guess["images"],))}}
 
 
@@ -30,7 +30,7 @@ def predict_given_feature_gradient(
     setting: Setting, guess: Tensors, hidden: Tensors, data: Data
 ) -> Terms:
     """The update in front of the bottleneck, for the known gradient of the features."""
-    model, weights = skeleton(setting).features, feature_parameters(data["shared"])
+    model, weights = stateless_model(setting).features, feature_parameters(data["shared"])
     update = gradient_given_output(model, weights, guess["images"], data["feature_gradient"])
     return {"update": {f"features.{name}": tensor for name, tensor in update.items()}}
 

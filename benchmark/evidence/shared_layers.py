@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from benchmark.evidence.base import Data, Evidence, Hidden, Tensors, Term, Terms
 from benchmark.evidence.generic import oblivious
 from benchmark.evidence.layers import feature_parameters, gradient_given_output
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
 RIDGE = 1e-8
@@ -70,7 +70,7 @@ def split(setting: Setting) -> tuple[nn.Sequential, nn.Sequential]:
 
     Trailing layers without weights (activations, reshaping) count as behind.
     """
-    model = skeleton(setting)
+    model = stateless_model(setting)
     layers = list(getattr(model, "extractor", model.features).named_children())
     kept = {n for n, _ in model.named_parameters() if not setting.defense.shared(n)}
     shared = [

@@ -6,6 +6,7 @@ It serves attacks that learn from simulated messages, probing, and predictions b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from torch import Generator, Tensor
 from torch.autograd import Function
 
 from benchmark.evidence.base import Data, Tensors, Terms
-from benchmark.federated.client import Batch, Client
-from benchmark.federated.setting import Setting, initial, schema, skeleton
-from benchmark.federated.update import Update
+from benchmark.federated.client import Client, newcomer, rounds, train_together
+from benchmark.federated.setting import Setting, schema
+from benchmark.federated.update import Batch, Update
 from benchmark.runtime.randomness import generator
 
 
@@ -29,42 +30,37 @@ def simulate_client(
         batch: ``images`` [N, ...] and ``labels`` int64 [N].
         number: which public stream of random numbers it draws from.
     """
-    shared = {name: t for name, t in weights.items() if setting.defense.shared(name)}
+    shared = Update({name: t for name, t in weights.items() if setting.defense.shared(name)})
     private = {name: t for name, t in weights.items() if name not in shared}
-    client, rng = _client(setting, shared, private), generator("attacker", "rehearsal", number)
-    return _message(client, shared, batch, rng) if defended else _update(client, shared, batch, rng)
+    client = Client(setting, private, shared.map(torch.zeros_like))
+    steps, rng = _steps(setting, batch), generator("attacker", "rehearsal", number)
+    if not defended:
+        return client.train(shared, steps, rng)
+    return setting.defense.message([client.round(shared, steps, rng)])[0]
 
 
-def simulate_undefended(setting: Setting, batch: Tensors, data: Data, rng: Generator) -> Terms:
-    """The update that a client computes of a batch, before its defense changes it."""
-    client = fresh_client(setting, data["shared"], rng)
-    return {"update": _update(client, data["shared"], batch, rng)}
+def simulate_undefended(
+    setting: Setting, batches: Sequence[Tensors], data: Data, rng: Generator
+) -> list[Terms]:
+    """The updates that clients compute of batches, before their defense changes them."""
+    updates = train_together(*_first_round(setting, batches, data, rng))
+    return [{"update": update} for update in updates]
 
 
-def simulate_round(setting: Setting, batch: Tensors, data: Data, rng: Generator) -> Terms:
-    """The message that a client sends of a batch in its first round."""
-    client = fresh_client(setting, data["shared"], rng)
-    return {"update": _message(client, data["shared"], batch, rng)}
+def simulate_round(
+    setting: Setting, batches: Sequence[Tensors], data: Data, rng: Generator
+) -> list[Terms]:
+    """The messages that clients send of batches in their first round."""
+    updates = rounds(*_first_round(setting, batches, data, rng))
+    return [{"update": setting.defense.message([update])[0]} for update in updates]
 
 
-def fresh_client(setting: Setting, shared: Tensors, rng: Generator) -> Client:
-    """A client that has held nothing back, with private parameters drawn from ``rng``."""
-    names = [name for name, _ in skeleton(setting).named_parameters() if name not in shared]
-    drawn = initial(setting, rng) if names else {}
-    return _client(setting, shared, {name: drawn[name] for name in names})
-
-
-def _client(setting: Setting, shared: Tensors, private: dict[str, Tensor]) -> Client:
-    return Client(setting, private, Update(shared).map(torch.zeros_like))
-
-
-def _update(client: Client, shared: Tensors, batch: Tensors, rng: Generator) -> Update:
-    return client.train(Update(shared), _steps(client.setting, batch), rng)
-
-
-def _message(client: Client, shared: Tensors, batch: Tensors, rng: Generator) -> Update:
-    sent = client.round(Update(shared), _steps(client.setting, batch), rng)
-    return client.setting.defense.message([sent])[0]
+def _first_round(
+    setting: Setting, batches: Sequence[Tensors], data: Data, rng: Generator
+) -> tuple[list[Client], Update, list[list[Batch]], list[Generator]]:
+    clients = [newcomer(setting, data["shared"], rng) for _ in batches]
+    steps = [_steps(setting, batch) for batch in batches]
+    return clients, Update(data["shared"]), steps, [rng] * len(clients)
 
 
 def _steps(setting: Setting, batch: Tensors) -> list[Batch]:

@@ -209,12 +209,8 @@ def gradient_norm(setting: Setting, observation: Observation, parts: list[Exampl
     """Mean over clients of the norm of the undefended gradient on all their examples."""
     norms = []
     for client, part in zip(observation.clients, parts, strict=True):
-        noise = client.draw(len(part), torch.Generator().manual_seed(0))
-        step = client.gradient(
-            {**observation.weights, **client.private},
-            list(observation.weights), part.images, part.labels, noise,
-        )  # fmt: skip
-        norms.append(float(Update(step).norm()))
+        slope = client.gradient(observation.weights, part.images, part.labels)
+        norms.append(float(Update(slope).norm()))
     return sum(norms) / len(norms)
 
 
@@ -278,7 +274,7 @@ def save_state(
             for number, messages in enumerate(window):
                 tensors[f"client.{index}.sent.{number:04d}"] = as_tensor(messages[index])
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    save_file({name: tensor.detach().clone() for name, tensor in tensors.items()}, path)
 
 
 def load_state(path: Path, setting: Setting, clients: int) -> tuple[Update, list[Client]]:

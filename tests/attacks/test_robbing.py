@@ -13,7 +13,7 @@ from benchmark.attacks.base import Unsupported, get
 from benchmark.attacks.robbing import read_bins
 from benchmark.data.preparation import Public
 from benchmark.defenses.base import Defense, build
-from benchmark.federated.setting import Setting, initial, skeleton
+from benchmark.federated.setting import Setting, initial, stateless_model
 from benchmark.models.parts.imprint import brightness_cuts
 from benchmark.pipeline.attack import readable
 from tests import tiny
@@ -152,7 +152,7 @@ def test_crafted_weights_are_the_same_for_everyone_and_the_rest_is_drawn() -> No
     for name in one:
         crafted = name.startswith("features.imprint.")
         assert torch.equal(one[name], two[name]) == crafted
-    assert list(skeleton(setting).features)[0](torch.zeros(2, 1, 6, 6)).shape == (2, 1, 6, 6)
+    assert list(stateless_model(setting).features)[0](torch.zeros(2, 1, 6, 6)).shape == (2, 1, 6, 6)
 
 
 def test_settings_keep_their_cuts_and_old_ones_have_none() -> None:

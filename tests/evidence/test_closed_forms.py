@@ -16,7 +16,7 @@ from benchmark.evidence.base import registered_evidence
 from benchmark.evidence.generic import client_update
 from benchmark.evidence.hyperfl import code, generated
 from benchmark.evidence.precode import encoder_features
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.simulation import start
 from benchmark.federated.update import Update
 from benchmark.models.base import build as build_model
@@ -267,7 +267,7 @@ def test_bpda_eot_bottlenecks_are_the_mean_over_opposite_draws(name: str, batch_
         for draw in draws:
             shared = {n: t.clone().requires_grad_() for n, t in evidence.data["shared"].items()}
             inputs = (victim.guess["images"], {"bottleneck": draw}, victim.guess["labels"])
-            model = skeleton(victim.transcript.setting)
+            model = stateless_model(victim.transcript.setting)
             loss = functional_call(model, shared, inputs)
             updates.append(torch.autograd.grad(loss, list(shared.values())))
         mean = {

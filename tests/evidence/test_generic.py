@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from benchmark.attacks.base import get
 from benchmark.defenses.base import Defense, names
 from benchmark.evidence.base import evidence_of, registered_evidence
-from benchmark.federated.client import Batch, Client
-from benchmark.federated.setting import skeleton
-from benchmark.federated.update import Update
+from benchmark.federated.client import Client
+from benchmark.federated.setting import stateless_model
+from benchmark.federated.update import Batch, Update
 from benchmark.pipeline.attack import readable
 from benchmark.results.columns import CONTROL
 from tests import tiny
@@ -172,7 +172,7 @@ class Soteria(Defense):
         self, client: Client, broadcast: Update, batches: Sequence[Batch], rng: Generator
     ) -> Update:
         ((images, labels),) = batches
-        model = skeleton(client.setting)
+        model = stateless_model(client.setting)
         weights = {n: t.detach().requires_grad_() for n, t in broadcast.items()}
         inside = {
             n.removeprefix("features."): t for n, t in weights.items() if n.startswith("features.")

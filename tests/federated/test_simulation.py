@@ -13,7 +13,7 @@ from benchmark.defenses.base import Defense, build
 from benchmark.federated import simulation
 from benchmark.federated.evaluation import Evaluation
 from benchmark.federated.server import Server
-from benchmark.federated.setting import Setting, schema, skeleton
+from benchmark.federated.setting import Setting, schema, stateless_model
 from benchmark.federated.simulation import (
     Examples,
     Observation,
@@ -113,7 +113,7 @@ def test_fedavg_is_the_mean_of_the_clients_models() -> None:
         optimiser = torch.optim.SGD(model.values(), lr=setting.local_lr)
         for batch in draw_batches(setting, part, ("tiny", 0, index, 1), tiny.SECRET):
             optimiser.zero_grad()
-            logits = torch.func.functional_call(skeleton(setting), model, batch[0])
+            logits = torch.func.functional_call(stateless_model(setting), model, batch[0])
             torch.nn.functional.cross_entropy(logits, batch[1]).backward()
             optimiser.step()
         ends.append(model)

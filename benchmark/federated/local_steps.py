@@ -1,0 +1,83 @@
+"""A client's steps on its own data, the one place where they are unrolled.
+
+Pure functions of tensors: a client runs them as they are, many clients at once run them under
+`vmap`, and attacks differentiate what they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+
+from benchmark.federated.setting import Setting, stateless_model
+
+Tensors = Mapping[str, Tensor]
+Step = tuple[Tensor, Tensor, Tensors]
+"""Model inputs [B, ...], soft labels [B, classes], and what the forward pass draws [B, ...]."""
+
+
+def gradient(setting: Setting, moving: Tensors, held: Tensors, step: Step) -> dict[str, Tensor]:
+    """Gradient of the batch's mean training loss with respect to the ``moving`` parameters."""
+    model, (inputs, labels, noise) = stateless_model(setting), step
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return functional_call(model, {**held, **parameters}, (inputs, noise, labels))
+
+    return grad(loss)(dict(moving))
+
+
+def shared_steps(
+    setting: Setting,
+    shared: Tensors,
+    private: Tensors,
+    steps: Sequence[Step],
+    trained: Collection[str] = (),
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The update of the shared parameters, one gradient (FedSGD) or the sum of the local steps
+    (FedAvg), and the private parameters afterwards.
+
+    Args:
+        trained: the private parameters that move along at every step; the others are held.
+    """
+    weights, own = dict(shared), dict(private)
+    total = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    for step in steps:
+        moving = {**weights, **{name: own[name] for name in trained}}
+        slope = gradient(setting, moving, own, step)
+        own |= {name: own[name] - setting.private_lr * slope[name] for name in trained}
+        if setting.algorithm == "fedsgd":
+            return {name: slope[name] for name in weights}, own
+        moved = {name: setting.local_lr * slope[name] for name in weights}
+        weights = {name: weights[name] - moved[name] for name in weights}
+        # summed step by step: a difference of weights would round small steps away
+        total = {name: total[name] + moved[name] for name in weights}
+    return total, own
+
+
+def local_training(
+    setting: Setting,
+    shared: Tensors,
+    private: Tensors,
+    first: Sequence[Step],
+    steps: Sequence[Step],
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """A client's whole round before its defense protects the update.
+
+    The private parameters that are `trained_before_shared` take a pass of their own over ``first``,
+    the shared ones held; then the shared ones move over ``steps`` and the other private ones with
+    them.
+
+    Returns:
+        The update, the private parameters as the shared ones met them, and as they are afterwards.
+    """
+    before = [name for name in private if setting.defense.trained_before_shared(name)]
+    met = dict(private)
+    for step in first:
+        slope = gradient(setting, {name: met[name] for name in before}, {**shared, **met}, step)
+        met |= {name: met[name] - setting.private_lr * slope[name] for name in before}
+    others = [name for name in private if name not in before]
+    update, after = shared_steps(setting, shared, met, steps, others)
+    return update, met, after
