@@ -22,7 +22,7 @@ from torch.func import vmap
 from benchmark.defenses.base import Defense
 from benchmark.evidence.base import EVERY, Evidence, Hidden, Tensors, Term, reads
 from benchmark.federated.client import Client, newcomer, rounds, train_together
-from benchmark.federated.local_steps import shared_steps
+from benchmark.federated.local_steps import differentiable_gradient, shared_steps
 from benchmark.federated.setting import Setting, initial, stateless_model
 from benchmark.federated.transcript import Transcript
 from benchmark.federated.update import Batch, Update
@@ -57,7 +57,7 @@ def client_update(
         (*own, {name: parts[number] for name, parts in draws.items()})
         for number, own in enumerate(zip(images, labels, strict=True))
     ]
-    return shared_steps(setting, shared, private, steps)[0]
+    return shared_steps(setting, shared, private, steps, differentiable_gradient)[0]
 
 
 def predict_update(
