@@ -13,7 +13,8 @@ from benchmark.defenses.dpsgd import DifferentiallyPrivateSGD
 from benchmark.evidence import first_linear as linear
 from benchmark.evidence.base import Data, Evidence, Tensors, Terms, evidence_of
 from benchmark.evidence.dp import gaussian
-from benchmark.evidence.generic import adaptive, local_steps
+from benchmark.evidence.generic import adaptive, steps_of
+from benchmark.federated.local_steps import Step, shared_steps
 from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
@@ -22,21 +23,25 @@ evidence_of("dpsgd", module=__name__)(linear.first_linear_layer_noisy)
 
 def predict_clipped(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The update with every example's gradient clipped, without the noise."""
+    steps = steps_of(setting, guess, {})
+    return {"update": shared_steps(setting, data["shared"], {}, steps, clipped_gradient)[0]}
+
+
+def clipped_gradient(
+    setting: Setting, weights: Tensors, held: Tensors, step: Step
+) -> dict[str, Tensor]:
+    """The mean of the examples' clipped gradients."""
     model, defense = stateless_model(setting), setting.defense
     assert isinstance(defense, DifferentiallyPrivateSGD)
-    clip = defense.clip
+    images, labels, _ = step
 
     def loss(weights: Tensors, image: Tensor, label: Tensor) -> Tensor:
         return functional_call(model, dict(weights), (image[None], {}, label[None]))
 
-    def gradient(weights: dict[str, Tensor], rows: slice) -> dict[str, Tensor]:
-        images, labels = guess["images"][rows], guess["labels"][rows]
-        each = vmap(grad(loss), in_dims=(None, 0, 0))(weights, images, labels)
-        norms = sum(t.flatten(1).square().sum(1) for t in each.values()).sqrt()
-        factors = clip / torch.clamp_min(norms, clip)
-        return {n: torch.tensordot(factors, t, 1) / len(images) for n, t in each.items()}
-
-    return {"update": local_steps(setting, data["shared"], gradient)}
+    each = vmap(grad(loss), in_dims=(None, 0, 0))(dict(weights), images, labels)
+    norms = sum(t.flatten(1).square().sum(1) for t in each.values()).sqrt()
+    factors = defense.clip / torch.clamp_min(norms, defense.clip)
+    return {n: torch.tensordot(factors, t, 1) / len(images) for n, t in each.items()}
 
 
 @evidence_of("dpsgd")

@@ -9,13 +9,12 @@ is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import vmap
 
 from benchmark.evidence.base import EVERY, Data, Evidence, Hidden, Tensors, Term, Terms, evidence_of
 from benchmark.evidence.probing import (
@@ -32,6 +31,7 @@ from benchmark.evidence.simulation import (
     simulate_round,
     simulate_undefended,
 )
+from benchmark.federated.local_steps import Step, differentiable_gradient, shared_steps
 from benchmark.federated.setting import Setting, schema, stateless_model
 from benchmark.federated.transcript import Transcript
 from benchmark.federated.update import Update
@@ -43,27 +43,6 @@ RESCALINGS = 4
 PAIRS = 2
 """Pairs of opposite draws over which a forward pass that consumes noise is averaged."""
 
-Gradient = Callable[[dict[str, Tensor], slice], dict[str, Tensor]]
-
-
-def local_steps(setting: Setting, shared: Tensors, gradient: Gradient) -> dict[str, Tensor]:
-    """One gradient (FedSGD), or the sum of the movements of unrolled local steps (FedAvg).
-
-    Args:
-        shared: the weights that the client received.
-        gradient: of a step's loss at some weights, on the images of a slice of the batch.
-    """
-    if setting.algorithm == "fedsgd":
-        return gradient(dict(shared), slice(0, setting.batch_size))
-    weights, total = dict(shared), {name: torch.zeros_like(t) for name, t in shared.items()}
-    for start in range(0, setting.images, setting.batch_size):
-        slope = gradient(weights, slice(start, start + setting.batch_size))
-        moved = {name: setting.local_lr * slope[name] for name in weights}
-        weights = {name: weights[name] - moved[name] for name in weights}
-        # summed as the client does: a difference of weights would round small steps away
-        total = {name: total[name] + moved[name] for name in weights}
-    return total
-
 
 def client_update(
     setting: Setting, guess: Tensors, noise: Tensors, shared: Tensors, private: Tensors
@@ -74,18 +53,19 @@ def client_update(
         noise: what the forward pass draws, [N, ...] by name.
         shared, private: weights by name; the private ones stay as they are.
     """
-    model = stateless_model(setting)
+    steps = steps_of(setting, guess, noise)
+    return shared_steps(setting, shared, private, steps, differentiable_gradient)[0]
 
-    def gradient(weights: dict[str, Tensor], rows: slice) -> dict[str, Tensor]:
-        draw = {name: tensor[rows] for name, tensor in noise.items()}
 
-        def loss(weights: Tensors) -> Tensor:
-            batch = (guess["images"][rows], draw, guess["labels"][rows])
-            return functional_call(model, {**weights, **private}, batch)
-
-        return grad(loss)(weights)
-
-    return local_steps(setting, shared, gradient)
+def steps_of(setting: Setting, guess: Tensors, noise: Tensors) -> list[Step]:
+    """The guess's images [N, ...] as the batches of the local steps."""
+    size = len(guess["images"]) if setting.algorithm == "fedsgd" else setting.batch_size
+    images, labels = (guess[name].split(size) for name in ("images", "labels"))
+    draws = {name: tensor.split(size) for name, tensor in noise.items()}
+    return [
+        (*batch, {name: parts[number] for name, parts in draws.items()})
+        for number, batch in enumerate(zip(images, labels, strict=True))
+    ]
 
 
 def predict_update(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:

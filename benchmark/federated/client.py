@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
-from torch.func import vmap
 from torch.nn import functional as F
 
 from benchmark.defenses.base import Defense
-from benchmark.federated.local_steps import Step, Tensors, gradient, local_training
+from benchmark.federated.local_steps import (
+    Step,
+    Tensors,
+    gradient,
+    local_training,
+    stacked_gradient,
+)
 from benchmark.federated.setting import Setting, initial, stateless_model
 from benchmark.federated.update import Batch, Update, stacked
 
@@ -56,7 +60,7 @@ class Client:
     def train(self, broadcast: Update, batches: Sequence[Batch], rng: Generator) -> Update:
         """One gradient on one batch (FedSGD), or local steps, one on each batch (FedAvg)."""
         drawn = self._drawn(batches, rng)
-        found = local_training(self.setting, broadcast, self.private, *drawn)
+        found = local_training(self.setting, broadcast, self.private, *drawn, gradient)
         return self._trained(drawn[1], *found)
 
     def protect(self, update: Update, rng: Generator) -> Update:
@@ -138,12 +142,14 @@ def train_together(
         return [clients[0].train(broadcast, batches[0], rngs[0])]
     columns = zip(clients, batches, rngs, strict=True)
     drawn = [client._drawn(own, rng) for client, own, rng in columns]
-    both = zip(*drawn, strict=True)
-    passes = [[_stacked_step(column) for column in zip(*own, strict=True)] for own in both]
-    private = stacked([client.private for client in clients])
-    stacks = vmap(partial(local_training, clients[0].setting), in_dims=(None, 0, 0, 0))(
-        dict(broadcast), private, *passes
+    first, steps = (
+        [_stacked_step(column) for column in zip(*own, strict=True)]
+        for own in zip(*drawn, strict=True)
     )
+    shared = {n: tensor.expand(len(clients), *tensor.shape) for n, tensor in broadcast.items()}
+    private = stacked([client.private for client in clients])
+    setting = clients[0].setting
+    stacks = local_training(setting, shared, private, first, steps, stacked_gradient)
     found = zip(*(_unstacked(stack, len(clients)) for stack in stacks), strict=True)
     return [c._trained(d[1], *own) for c, d, own in zip(clients, drawn, found, strict=True)]
 

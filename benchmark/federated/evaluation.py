@@ -81,10 +81,10 @@ class Evaluation:
             common = [(hits, losses)] * len(self.mixes)
             personal = self._mean(common)[0] if self.mixed else None
             return Measured(float(hits.mean()), float(losses.mean()), personal)
-        outcomes = partial(self._outcomes, weights)
-        private = [client.private for client in clients]
-        if stack_size(self.setting) > 1:
-            own = list(zip(*vmap(outcomes)(stacked(private)), strict=True))
+        outcomes, private = partial(self._outcomes, weights), [c.private for c in clients]
+        size = stack_size(self.setting)
+        if size > 1:
+            own = list(zip(*vmap(outcomes, chunk_size=size)(stacked(private)), strict=True))
         else:
             own = [outcomes(each) for each in private]
         accuracy, loss = self._mean(own)

@@ -1,16 +1,18 @@
 """A client's steps on its own data, the one place where they are unrolled.
 
-Pure functions of tensors: a client runs them as they are, many clients at once run them under
-`vmap`, and attacks differentiate what they return.
+Pure functions of tensors, of one client or of a stack of them (rows along a new first dimension of
+everything); which one, and whether the result can be differentiated, is a matter of how gradients
+are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad
+from torch.func import functional_call, grad, vmap
 
 from benchmark.federated.setting import Setting, stateless_model
 
@@ -19,14 +21,39 @@ Step = tuple[Tensor, Tensor, Tensors]
 """Model inputs [B, ...], soft labels [B, classes], and what the forward pass draws [B, ...]."""
 
 
+Gradient = Callable[[Setting, Tensors, Tensors, Step], dict[str, Tensor]]
+"""Of the batch's mean training loss with respect to the first parameters, the second ones held."""
+
+
 def gradient(setting: Setting, moving: Tensors, held: Tensors, step: Step) -> dict[str, Tensor]:
-    """Gradient of the batch's mean training loss with respect to the ``moving`` parameters."""
-    model, (inputs, labels, noise) = stateless_model(setting), step
+    """One client's, as a value."""
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in moving.items()}
+    return _backward(leaves, _loss(setting, leaves, held, step))
 
-    def loss(parameters: dict[str, Tensor]) -> Tensor:
-        return functional_call(model, {**held, **parameters}, (inputs, noise, labels))
 
-    return grad(loss)(dict(moving))
+def stacked_gradient(
+    setting: Setting, moving: Tensors, held: Tensors, step: Step
+) -> dict[str, Tensor]:
+    """Every row's, as a value; rows do not touch one another."""
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in moving.items()}
+    return _backward(leaves, vmap(partial(_loss, setting))(leaves, dict(held), step).sum())
+
+
+def differentiable_gradient(
+    setting: Setting, moving: Tensors, held: Tensors, step: Step
+) -> dict[str, Tensor]:
+    """One client's, as a function of everything that it depends on."""
+    return grad(lambda parameters: _loss(setting, parameters, held, step))(dict(moving))
+
+
+def _loss(setting: Setting, moving: Tensors, held: Tensors, step: Step) -> Tensor:
+    inputs, labels, noise = step
+    parameters = {**held, **moving}
+    return functional_call(stateless_model(setting), parameters, (inputs, noise, labels))
+
+
+def _backward(leaves: dict[str, Tensor], loss: Tensor) -> dict[str, Tensor]:
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
 def shared_steps(
@@ -34,6 +61,7 @@ def shared_steps(
     shared: Tensors,
     private: Tensors,
     steps: Sequence[Step],
+    gradient_of: Gradient,
     trained: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The update of the shared parameters, one gradient (FedSGD) or the sum of the local steps
@@ -46,7 +74,7 @@ def shared_steps(
     total = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     for step in steps:
         moving = {**weights, **{name: own[name] for name in trained}}
-        slope = gradient(setting, moving, own, step)
+        slope = gradient_of(setting, moving, own, step)
         own |= {name: own[name] - setting.private_lr * slope[name] for name in trained}
         if setting.algorithm == "fedsgd":
             return {name: slope[name] for name in weights}, own
@@ -63,6 +91,7 @@ def local_training(
     private: Tensors,
     first: Sequence[Step],
     steps: Sequence[Step],
+    gradient_of: Gradient,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """A client's whole round before its defense protects the update.
 
@@ -76,8 +105,8 @@ def local_training(
     before = [name for name in private if setting.defense.trained_before_shared(name)]
     met = dict(private)
     for step in first:
-        slope = gradient(setting, {name: met[name] for name in before}, {**shared, **met}, step)
+        slope = gradient_of(setting, {name: met[name] for name in before}, {**shared, **met}, step)
         met |= {name: met[name] - setting.private_lr * slope[name] for name in before}
     others = [name for name in private if name not in before]
-    update, after = shared_steps(setting, shared, met, steps, others)
+    update, after = shared_steps(setting, shared, met, steps, gradient_of, others)
     return update, met, after

@@ -44,7 +44,7 @@ HEADER = struct.Struct("<3sBII")
 
 _RICE = struct.Struct("<IBI")
 _PALETTE_LIMIT = 256
-_PROBE = 1024  # entries looked at before a palette is searched for in all of them
+_PROBE = 1024  # about so many entries are looked at before a palette is searched for in all
 _COUNT_LIMIT = 2**32  # tensors with more entries than a u32 can count are sent dense
 
 
@@ -138,12 +138,17 @@ def _encode_blocks(name: str, tensors: Sequence[Tensor]) -> Iterator[list[bytes]
     values += np.float32(0)  # -0.0 + 0.0 is 0.0
     rows = values.astype("<f4", copy=False).view("<u4")
     masks = rows != 0
-    sample = np.sort(rows[:, :: max(1, rows.shape[1] // _PROBE)], axis=1)
-    # of a sample: no tensor has fewer distinct values than that
-    distinct = 1 + np.count_nonzero(sample[:, 1:] != sample[:, :-1], axis=1)
+    distinct = _distinct(rows)
     kept = np.count_nonzero(masks, axis=1)
     for bits, mask, *counts in zip(rows, masks, kept.tolist(), distinct.tolist(), strict=True):
         yield _smallest(bits, mask, *counts)
+
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """At least so many values are in each row: those of a sample, never of all of a big tensor."""
+    # the stride is odd, as widths of layers seldom are
+    sample = np.sort(rows[:, :: rows.shape[1] // _PROBE | 1], axis=1)
+    return 1 + np.count_nonzero(sample[:, 1:] != sample[:, :-1], axis=1)
 
 
 def _smallest(bits: np.ndarray, mask: np.ndarray, kept: int, distinct: int) -> list[bytes]:
@@ -189,7 +194,10 @@ def _encode_palette(
         return None
     if 4 * distinct + bits.size * (distinct - 1).bit_length() // 8 > size:
         return None
-    palette = np.unique(bits if kept == bits.size else bits[mask])
+    stored = bits if kept == bits.size else bits[mask]
+    if _distinct(stored[None]) > _PALETTE_LIMIT:
+        return None
+    palette = np.unique(stored)
     if kept < bits.size:
         palette = np.concatenate([np.zeros(1, palette.dtype), palette])
     if palette.size > _PALETTE_LIMIT:

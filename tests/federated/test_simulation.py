@@ -23,7 +23,7 @@ from benchmark.federated.simulation import (
     start,
 )
 from benchmark.federated.update import Update
-from benchmark.federated.wire import HEADER, encode
+from benchmark.federated.wire import HEADER, encode, encode_all
 from tests import tiny
 
 
@@ -70,12 +70,11 @@ def test_bytes_are_the_lengths_of_what_was_encoded(
 ) -> None:
     lengths: list[int] = []
 
-    def spy(tensors: Any) -> bytes:
-        message = encode(tensors)
-        lengths.append(len(message))
-        return message
+    def spy(updates: Any) -> list[bytes]:
+        lengths.extend(len(encode(update)) for update in updates)
+        return encode_all(updates)
 
-    monkeypatch.setattr(simulation, "encode", spy)
+    monkeypatch.setattr(simulation, "encode_all", spy)
     setting = tiny.setting_of(name, batch_size=4)
     seen = run(setting, 2)
     assert (seen[0].uplink, seen[0].downlink) == (0.0, 0.0)
