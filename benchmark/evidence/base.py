@@ -102,8 +102,8 @@ class Evidence:
             one.
         linear: weight and bias gradients of linear layers, for closed forms.
         noisy: whether known noise is all that keeps the truth from explaining the terms.
-        estimated: whether the prediction is a Monte Carlo mean over the client's randomness: its
-            own sampling error then keeps the truth from explaining the terms.
+        exact: whether that noise is the defense's own, not a Monte Carlo mean over draws or an
+            estimate; only then may exhausting it be credited to the defense.
         cost: gradients of the victim model that one prediction takes, every local step and every
             draw of an expectation counted, so that budgets can be equal.
         labels: ``given`` by the setting, ``unknown`` (the attack infers or optimises them), or
@@ -120,7 +120,7 @@ class Evidence:
     simulate: Simulate | None = None
     linear: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     noisy: bool = False
-    estimated: bool = False
+    exact: bool = True
     cost: int = 1
     labels: Literal["given", "unknown", "eliminated"] = "unknown"
     given: Tensor | None = None

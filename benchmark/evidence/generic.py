@@ -191,7 +191,7 @@ def bpda_eot(transcript: Transcript) -> Evidence | None:
             evidence,
             data={**evidence.data, "draws": pairs},
             cost=2 * PAIRS * evidence.cost,
-            estimated=True,
+            exact=False,
         )
     if replaces_round(setting.defense):
         return _whole_round(evidence)
@@ -216,7 +216,7 @@ def _whole_round(evidence: Evidence) -> Evidence | None:
         data={**evidence.data, "streams": streams},
         cost=evidence.cost + len(streams) * evidence.setting.local_steps,
         noisy=found.random,
-        estimated=evidence.estimated or found.random,
+        exact=evidence.exact and not found.random,
     )
 
 

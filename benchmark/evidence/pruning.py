@@ -36,7 +36,7 @@ def residual_weighted(transcript: Transcript) -> Evidence | None:
     if term is None:
         return None
     # a simulated client would be one that has held nothing back
-    return adaptive(transcript, terms={"update": term}, noisy=True, simulate=None)
+    return adaptive(transcript, terms={"update": term}, noisy=True, exact=False, simulate=None)
 
 
 @evidence_of("pruning")
@@ -45,7 +45,8 @@ def first_linear_layer_nonzero(transcript: Transcript) -> Evidence | None:
     term = weighed(transcript)
     if term is None:
         return linear.first_linear_layer_nonzero(transcript)
-    return linear.first_linear_evidence(transcript, term, noisy=True)
+    evidence = linear.first_linear_evidence(transcript, term, noisy=True)
+    return evidence and replace(evidence, exact=False)
 
 
 @evidence_of("pruning")

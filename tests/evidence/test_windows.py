@@ -86,6 +86,8 @@ def test_readings_of_a_window_are_there_only_with_one(name: str) -> None:
     found = readable([later.transcript])
     assert found["residual-weighted"][0].noisy and found["first-linear-layer-nonzero"][0].noisy
     assert found["residual-weighted"][0].simulate is None
+    assert not found["residual-weighted"][0].exact
+    assert not found["first-linear-layer-nonzero"][0].exact
 
 
 @both
