@@ -13,7 +13,7 @@ from benchmark.attacks.base import get
 from benchmark.defenses.base import build
 from benchmark.evidence.hyperfl import generated_weights, generated_weights_per_step, separate
 from benchmark.evidence.shared_layers import output_gradient_of
-from benchmark.federated.client import Client
+from benchmark.federated.local_steps import gradient
 from benchmark.federated.simulation import start
 from benchmark.federated.update import Update
 from benchmark.metrics.images import match, score
@@ -80,21 +80,19 @@ def averaged(steps: int = 3, batch_size: int = 1, rate: float = 0.05, **facts: i
 
 def followed(victim: Victim) -> tuple[Tensor, Tensor]:
     """Each step's code, and the gradient that arrives at the last linear layer of the features,
-    from the client's own training routine."""
+    from the client's own gradient."""
     setting, truth = victim.transcript.setting, victim.truth
     private = {n.removeprefix("private."): t for n, t in truth.items() if n.startswith("private.")}
     shared = dict(victim.transcript.broadcast)
-    client = Client(setting, private, Update({}))
     codes, output_gradient = [], []
     for image, label in zip(truth["images"], truth["labels"], strict=True):
         first = [shared[f"hyper.hidden.{part}"] for part in ("weight", "bias")]
-        codes.append(F.relu(F.linear(client.private["embedding"], *first)))
-        wanted = [*shared, "embedding"]
-        parameters = {**shared, **client.private}
-        step = client.gradient(parameters, wanted, image[None], label[None], {})
+        codes.append(F.relu(F.linear(private["embedding"], *first)))
+        moving = {**shared, "embedding": private["embedding"]}
+        batch = (image[None], F.one_hot(label[None], setting.classes).float(), {})
+        step = gradient(setting, moving, private, batch)
         output_gradient.append(step["hyper.fc_bias.bias"])
-        moved = client.private["embedding"] - setting.private_lr * step["embedding"]
-        client.private["embedding"] = moved
+        private["embedding"] = private["embedding"] - setting.private_lr * step["embedding"]
         shared = {name: shared[name] - setting.local_lr * step[name] for name in shared}
     return torch.stack(codes), torch.stack(output_gradient)
 
