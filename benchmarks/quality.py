@@ -25,7 +25,7 @@ from benchmark.data import datasets
 from benchmark.defenses.base import build
 from benchmark.evidence.base import Evidence
 from benchmark.evidence.generic import client_update, oblivious
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 from benchmark.federated.update import Update
 from benchmark.runtime.randomness import generator
@@ -56,7 +56,7 @@ def victims(data: str, count: int) -> tuple[list[Evidence], Tensor, Tensor]:
     images, labels = known.images[-TEST_IMAGES:][:count], known.labels[-TEST_IMAGES:][:count]
     evidences = []
     for k in range(count):
-        model = skeleton(setting)
+        model = stateless_model(setting)
         model.initialise(generator("quality", "weights", k))
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
         soft = torch.nn.functional.one_hot(labels[k : k + 1], known.classes).float()

@@ -111,7 +111,6 @@ def evidences(workload: Workload, tensors: Mapping[str, Tensor]) -> list[Evidenc
     return [
         Evidence(
             name="speed",
-            defense="none",
             knowledge="oblivious",
             setting=setting,
             predict=predict,

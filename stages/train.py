@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from stages.places import RUNS
 
 def train(scenario: str) -> None:
     """Write the checkpoints and measurements of all runs, and an index of them."""
-    from benchmark.pipeline.train import Run, digests
+    from benchmark.pipeline.train import Run, digests, groups
 
     board, out, store = load_params().board(scenario), artifact(scenario, "models"), Store(RUNS)
     runs = [Run(scenario, *point, seed) for point, seed in product(board.points, board.seeds)]
@@ -36,11 +37,12 @@ def train(scenario: str) -> None:
         known = known or measured(store, "record.json")
         line = plan_line("runs", len(runs), len(missing), known, choose(len(missing)).workers)
         say(f"train {scenario}: {line}")
-        jobs, failed = [(each, keys[each]) for each in missing], []
-        for (each, _), done in run(one, jobs, describe=f"train {scenario}"):
+        jobs = [[(each, keys[each]) for each in group] for group in groups(missing, board)]
+        failed = []
+        for group, done in run(one, jobs, describe=f"train {scenario}"):
             if isinstance(done, Failure):
-                name = "/".join(map(str, vars(each).values()))
-                failed.append(f"{name} failed: {done.reason}")
+                first, _ = group[0]
+                failed.append(f"{first.scenario}/{first.defense}/{first.point}: {done.reason}")
         if failed:
             raise Defects(failed)
         place([store.path(keys[each]) for each in runs], folder)
@@ -55,12 +57,12 @@ def train(scenario: str) -> None:
             )  # fmt: skip
 
 
-def one(job: tuple[Any, str]) -> None:
-    """Train one run in a worker."""
+def one(job: Sequence[tuple[Any, str]]) -> None:
+    """Train the seeds of one operating point in a worker."""
     from benchmark.pipeline.train import compute
 
-    each, key = job
-    compute(each, load_params().board(each.scenario), artifact(each.scenario), Store(RUNS), key)
+    for each, key in job:
+        compute(each, load_params().board(each.scenario), artifact(each.scenario), Store(RUNS), key)
 
 
 def _record(folder: Path | None) -> dict[str, Any]:

@@ -24,18 +24,22 @@ def fences(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def snippets(language: str) -> dict[str, str]:
+def snippets(language: str) -> list[tuple[str, str]]:
     """Fenced blocks whose first line is a comment that names the file they belong to."""
-    named = {}
-    for block in fences(language):
+    found = []
+    for block in fences(language, "\n".join(PAGES.values())):
         first, _, rest = block.partition("\n")
-        named[first.removeprefix("# ")] = rest
-    return named
+        found.append((first.removeprefix("# "), rest))
+    return found
 
 
 def shown_params() -> dict[str, dict]:
-    """The entries that README adds to params.yaml."""
-    return YAML(typ="safe").load(snippets("yaml")["params.yaml"])
+    """The entries that the pages add to params.yaml."""
+    yaml, added = YAML(typ="safe"), {}
+    for name, text in snippets("yaml"):
+        assert name == "params.yaml"
+        added |= yaml.load(text)
+    return added
 
 
 COMMANDS = [
@@ -105,17 +109,17 @@ def test_readme_speaks_of_files_that_exist():
     built = {"leaderboard/tables", "leaderboard/results/<scenario>"}
     named = set(re.findall(r"`((?:benchmark|stages|leaderboard|tests|docs)/[^`]*?)/?`", README))
     placeholders = {name for name in named if "<name>" in name}
-    made_in_snippets = set(snippets("python"))
+    made_in_snippets = {path for path, _ in snippets("python")}
     missing = named - built - placeholders - made_in_snippets
     assert not {name for name in missing if not (ROOT / name).exists()}
 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory) -> Path:
-    """A copy of the benchmark with README's files and params entries added to it."""
+    """A copy of the benchmark with the pages' files and params entries added to it."""
     tree = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "benchmark", tree / "benchmark")
-    for path, code in snippets("python").items():
+    for path, code in snippets("python"):
         assert not (tree / path).exists(), f"{path} exists already"
         (tree / path).write_text(code, encoding="utf-8")
     yaml = YAML(typ="safe")
@@ -126,6 +130,8 @@ def extended(tmp_path_factory) -> Path:
         params[section] |= entries
     for scenario in params["scenarios"].values():
         scenario["entrants"].extend(added["defenses"])
+        if scenario["data"] == "digits":
+            scenario["attacks"].extend(added["attacks"])
     yaml.dump(params, tree / "params.yaml")
     return tree
 
@@ -140,14 +146,14 @@ def run(tree: Path, code: str) -> str:
 
 
 def test_readmes_params_are_accepted(extended):
-    added = set(shown_params()["defenses"])
     shown = run(
         extended,
         "from benchmark.config.schema import load_params\n"
-        "params = load_params()\n"
-        "print(*params.defenses, *params.board('digits').entrants)",
+        "params, board = load_params(), load_params().board('digits')\n"
+        "print(*params.defenses, *params.attacks, *board.entrants, *board.attacks)",
     )
-    assert [shown.split().count(name) for name in added] == [2]
+    added = [name for entries in shown_params().values() for name in entries]
+    assert [shown.split().count(name) for name in added] == [2, 2]
 
 
 def test_readmes_defense_protects_at_every_point_it_shows(extended):
@@ -173,13 +179,13 @@ assert (sent["w"] - update["w"]).abs().max() <= 0.5 / defense.levels + 1e-6
             )
 
 
-def test_readmes_reading_explains_a_real_message(extended):
+def test_readmes_evidence_explains_a_real_message(extended):
     offered = run(
         extended,
         """
 import torch
 from benchmark.defenses.base import build
-from benchmark.evidence.base import readings
+from benchmark.evidence.base import registered_evidence
 from benchmark.federated.setting import Setting, schema
 from benchmark.federated.simulation import start
 from benchmark.federated.transcript import Transcript
@@ -196,7 +202,7 @@ images, labels = torch.rand(1, 1, 8, 8), torch.tensor([3])
 sent = client.round(broadcast, [(images, labels)], torch.Generator().manual_seed(0))
 message = Update(decode(encode(sent), schema(setting)))
 transcript = Transcript(setting, 0, 0, broadcast, message, labels)
-for entry in readings("rounding"):
+for entry in registered_evidence("rounding"):
     evidence = entry.build(transcript)
     if evidence is None or entry.name not in ("oblivious", "levels"):
         continue
@@ -211,7 +217,37 @@ for entry in readings("rounding"):
     assert offered == ["oblivious", "levels"]
 
 
-def test_readmes_reading_recovers_at_least_what_every_generic_one_does(extended):
+def test_contributings_attack_recovers_an_undefended_image(extended):
+    psnr = run(
+        extended,
+        """
+import torch
+from benchmark.attacks.base import get
+from benchmark.defenses.base import build
+from benchmark.evidence.generic import oblivious
+from benchmark.federated.setting import Setting
+from benchmark.federated.simulation import start
+from benchmark.federated.transcript import Transcript
+
+torch.set_num_threads(1)
+setting = Setting(
+    scenario="digits", model="elu", shape=(1, 8, 8), classes=10, mean=(0.3,), std=(0.3,),
+    algorithm="fedsgd", local_steps=1, local_lr=0.1, private_lr=0.1, batch_size=1,
+    labels_given=True, defense=build("none", {}),
+)
+broadcast, (client,) = start(setting, 1, 0, "a secret")
+row = torch.linspace(0, 1, 8)
+image, labels = (row * row[:, None])[None, None], torch.tensor([3])
+message = client.round(broadcast, [(setting.normalise(image), labels)], torch.Generator())
+transcript = Transcript(setting, 0, 0, broadcast, message, labels)
+(guess,) = get("smooth").configured(iterations=120).run([oblivious(transcript)])
+print(float(-10 * (guess.images - image).square().mean().log10()))
+""",
+    )
+    assert float(psnr) > 20
+
+
+def test_readmes_evidence_recovers_at_least_what_every_generic_one_does(extended):
     """On a coarse point, where rounding hides most of a message from the others."""
     found = run(
         extended,
@@ -219,7 +255,7 @@ def test_readmes_reading_recovers_at_least_what_every_generic_one_does(extended)
 import torch
 from benchmark.attacks.base import get
 from benchmark.defenses.base import build
-from benchmark.evidence.base import readings
+from benchmark.evidence.base import registered_evidence
 from benchmark.federated.setting import Setting, schema
 from benchmark.federated.simulation import start
 from benchmark.federated.transcript import Transcript
@@ -240,7 +276,7 @@ for victim, image in enumerate(pixels):
     sent = client.copy().round(broadcast, [batch], torch.Generator())
     message = Update(decode(encode(sent), schema(setting)))
     transcripts.append(Transcript(setting, victim, 0, broadcast, message, batch[1]))
-for entry in readings("rounding"):
+for entry in registered_evidence("rounding"):
     evidences = [entry.build(transcript) for transcript in transcripts]
     if None in evidences:
         continue
@@ -250,5 +286,5 @@ for entry in readings("rounding"):
 """,
     ).splitlines()
     psnr = {name: float(value) for name, value in (line.split() for line in found)}
-    assert {"oblivious", "rows", "resimulated", "levels"} == set(psnr)
+    assert {"oblivious", "first-linear-layer", "bpda-eot", "levels"} == set(psnr)
     assert psnr["levels"] == max(psnr.values()), psnr

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from benchmark.config.schema import load_params
 from benchmark.defenses.base import Defense, build, names
-from benchmark.federated.client import Batch, Client
+from benchmark.federated.client import Client
 from benchmark.federated.setting import Setting, schema
 from benchmark.federated.simulation import Examples, Protocol, simulate, start
 from benchmark.federated.transcript import Transcript
-from benchmark.federated.update import Update
+from benchmark.federated.update import Batch, Update
 from benchmark.federated.wire import decode, encode
 
 SECRET = "kept by the tests"

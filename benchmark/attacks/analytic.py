@@ -35,7 +35,7 @@ from benchmark.attacks.parts.objectives import SquaredError
 from benchmark.attacks.parts.optimisation import OptimisationAttack
 from benchmark.attacks.parts.priors import TotalVariation
 from benchmark.evidence.base import Tensors, Term
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.models.base import VictimModel
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Analytic(DirectAttack):
         layer = _first_linear(evidences[0])
         assert layer is not None
         inputs = [_input_of(layer, e) for e in evidences]
-        model = skeleton(evidences[0].setting)
+        model = stateless_model(evidences[0].setting)
         if not list(_before(model, layer).parameters()):
             guesses = [
                 Guess(
@@ -133,14 +133,14 @@ class Front:
     def __call__(
         self, setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
     ) -> dict[str, Tensors]:
-        front = _before(skeleton(setting), self.layer)
+        front = _before(stateless_model(setting), self.layer)
         features = functional_call(front, dict(data["front"]), (guess["images"],))
         return {"features": {"input": features}}
 
 
 def _first_linear(evidence: Evidence) -> str | None:
     """The linear layer nearest to the image whose gradient was sent."""
-    model = skeleton(evidence.setting)
+    model = stateless_model(evidence.setting)
     layers = [
         f"features.{name}"
         for name, module in getattr(model, "features", nn.Sequential()).named_children()
@@ -206,7 +206,7 @@ def _precision(term: Term, name: str) -> Tensor:
 
 def _features_evidence(evidence: Evidence, layer: str, features: Tensor, seen: Tensor) -> Evidence:
     """The evidence that a feature map is, in place of the whole message."""
-    model = skeleton(evidence.setting)
+    model = stateless_model(evidence.setting)
     weights = {**evidence.data.get("private", {}), **evidence.data["shared"]}
     front = {
         name: weights[f"features.{name}"] for name, _ in _before(model, layer).named_parameters()

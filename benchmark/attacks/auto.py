@@ -1,4 +1,4 @@
-"""The board's own attack: a fixed ensemble without parameters to tune, run on every reading.
+"""The board's own attack: a fixed ensemble without parameters to tune, run on every evidence.
 
 In the spirit of AutoAttack (Croce and Hein, ICML 2020, arXiv:2003.01690): the cheap first, the
 expensive for the victims that are still unexplained, and the attack's own loss decides when a

@@ -69,7 +69,7 @@ class Guess:
 
 
 Threat = Literal["curious", "auxiliary", "malicious"]
-"""What an attack supposes of the server, beyond what its readings say: it follows the protocol
+"""What an attack supposes of the server, beyond what its evidence says: it follows the protocol
 (`curious`), it has learned from auxiliary data too, or it sends crafted weights (`malicious`)."""
 
 

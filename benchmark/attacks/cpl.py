@@ -24,7 +24,7 @@ from benchmark.attacks.parts.optimisation import OptimisationAttack
 from benchmark.attacks.parts.starts import Patterned
 from benchmark.config.errors import ParamsError
 from benchmark.evidence.base import Predict, Tensors, Term
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WithPrediction:
-    """A reading's prediction, and the model's class probabilities for the guess."""
+    """The evidence's prediction, and the model's class probabilities for the guess."""
 
     predict: Predict
 
@@ -40,7 +40,9 @@ class WithPrediction:
         self, setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
     ) -> dict[str, Tensors]:
         weights = {**data["private"], **data["shared"]}
-        logits = functional_call(skeleton(setting), weights, (guess["images"], data["noise"]))
+        logits = functional_call(
+            stateless_model(setting), weights, (guess["images"], data["noise"])
+        )
         found = self.predict(setting, guess, hidden, data)
         return {**found, "prediction": {"probabilities": logits.softmax(-1)}}
 
@@ -50,7 +52,7 @@ class ClientPrivacyLeakage(OptimisationAttack):
     """The search, with the prediction's distance to the label as a prior.
 
     fit   weight of the mean squared distance of probabilities and label; without effect on
-          readings that do not hold the model
+          evidence whose prediction does not use the model
     """
 
     fit: float = 1e-8

@@ -32,7 +32,7 @@ from benchmark.attacks.parts.objectives import Cosine
 from benchmark.attacks.parts.optimisation import OptimisationAttack
 from benchmark.attacks.parts.priors import TotalVariation
 from benchmark.evidence.base import Predict, Tensors, Term
-from benchmark.federated.setting import skeleton
+from benchmark.federated.setting import stateless_model
 from benchmark.runtime.randomness import generator
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _probabilities(evidence: Evidence, weights: Tensors) -> Tensor:
     for _ in range(PROBES):
         images = torch.randn(setting.images, *setting.shape, generator=rng)
         parameters = {**weights, **data["private"]}
-        logits = functional_call(skeleton(setting), parameters, (images, data["noise"]))
+        logits = functional_call(stateless_model(setting), parameters, (images, data["noise"]))
         total += logits.softmax(-1).mean(0)
     return total / PROBES
 

@@ -11,7 +11,7 @@ to the number of CIFAR-10's training images; the network ends in a sigmoid; the 
 along half a cosine.
 
 All victims of a cell were sent the same weights, so one inverse serves them all. It knows the
-defense if the reading does: it learns from what the reading says that a client would send.
+defense if the evidence does: it learns from what the evidence says that a client would send.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class LearnedInverse(DirectAttack):
     def supports(self, evidence: Evidence) -> str | None:
         """Needs messages that can be simulated, whole, and nothing to search for beside images."""
         if evidence.simulate is None:
-            return "the reading does not say how to simulate what it reads"
+            return "the evidence does not say how to simulate a client's message"
         if evidence.hidden:
             return "hidden variables are searched for, not learned"
         if any(term.mask is not None for term in evidence.terms.values()):
-            return "what was not sent is learned from whole messages, which other readings show"
+            return "what was not sent is learned from whole messages, which other evidence shows"
         return None
 
     def reconstruct(

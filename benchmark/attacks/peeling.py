@@ -33,8 +33,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.attacks.base import Guess, register
 from benchmark.attacks.parts.direct import DirectAttack
-from benchmark.evidence.first_linear import first_linear, in_front
-from benchmark.federated.setting import skeleton
+from benchmark.evidence.first_linear import first_linear_name, in_front
+from benchmark.federated.setting import stateless_model
 from benchmark.models.base import VictimModel
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ class Peeling(DirectAttack):
             return "not everything behind the first layer is known"
         if evidence.noisy or any(t.mask is not None for t in evidence.terms.values()):
             return "every entry of the layer's gradient is needed, without noise"
-        model = skeleton(setting)
+        model = stateless_model(setting)
         if type(model) is not VictimModel:
             return "the defense has changed the model's layers"
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
             return "batch normalisation mixes the images behind the first layer"
-        layer = first_linear(setting)
+        layer = first_linear_name(setting)
         if layer is None or not all(isinstance(m, nn.Flatten) for m in in_front(setting, layer)):
             return "the first layer is not a linear one"
         if layer not in evidence.linear or f"{layer}.bias" not in evidence.data["shared"]:
@@ -98,7 +98,7 @@ class Peeling(DirectAttack):
 
     def _one(self, evidence: Evidence, deadline: float | None) -> Guess:
         setting = evidence.setting
-        layer = first_linear(setting)
+        layer = first_linear_name(setting)
         assert layer is not None
         rate = setting.local_lr if setting.algorithm == "fedavg" else 1.0
         weight, bias = evidence.linear[layer]
@@ -199,7 +199,7 @@ def peel(
 def slopes_behind(evidence: Evidence, layer: str) -> Slopes:
     """What an input of the first linear layer causes at its output, through the public model."""
     setting = evidence.setting
-    model = skeleton(setting)
+    model = stateless_model(setting)
     weights = {name: w.detach().double() for name, w in evidence.data["shared"].items()}
     named: list[tuple[str, nn.Module]] = [*model.features.named_children(), ("head", model.head)]
     place = [name for name, _ in named].index(layer.removeprefix("features."))

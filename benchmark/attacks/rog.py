@@ -132,7 +132,7 @@ class RestoredSearch(DirectAttack):
     def supports(self, evidence: Evidence) -> str | None:
         """Needs messages that can be simulated, and terms that other messages have as well."""
         if evidence.simulate is None:
-            return "the reading does not say how to simulate what it reads"
+            return "the evidence does not say how to simulate a client's message"
         if any(term.mask is not None for term in evidence.terms.values()):
             return "the terms' masks are one message's own"
         return self._search.supports(evidence)

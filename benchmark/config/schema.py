@@ -110,7 +110,7 @@ class Attack(Section):
 
     checkpoints: tuple[Name, ...] | None = None
     knowledge: tuple[Literal["oblivious", "paper", "adaptive"], ...] | None = None
-    """Of the readings."""
+    """Of the evidence attacked."""
     batch_sizes: tuple[Count, ...] | None = None
     """Of the attacked messages."""
     settings: tuple[Literal["board", "published"], ...] = ("board", "published")

@@ -1,7 +1,7 @@
 """What a defense is: where it may step into a client's round, with a default for every place.
 
-A defense is a frozen value. It knows nothing of attacks; how its messages can be read against
-its will is another file, in ``benchmark/evidence``. Its file bears its name.
+A defense is a frozen value. It knows nothing of attacks; what its messages give away is another
+file, in ``benchmark/evidence``. Its file bears its name.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from benchmark.config.errors import ParamsError
-from benchmark.federated.update import Update
+from benchmark.federated.update import Batch, Update
 
 if TYPE_CHECKING:
-    from benchmark.federated.client import Batch, Client
     from benchmark.models.base import VictimModel
+
+
+class Trainer(Protocol):
+    """What a defense sees of a client."""
+
+    setting: Any
+
+    def train(self, broadcast: Update, batches: Sequence[Batch], rng: Generator) -> Update:
+        """Plain local training, as the scenario has it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Defense:
 
     Fields are its strength, set per operating point in params.yaml. ``protect`` should consist of
     tensor operations of fixed shape and draw randomness through :func:`gaussian`: then an
-    adaptive attacker can re-simulate it, and does.
+    adaptive attacker can simulate it (BPDA).
     """
 
     name: ClassVar[str] = ""
@@ -59,7 +67,7 @@ class Defense:
     """Whether two messages from the same state and batch differ."""
     zeros: ClassVar[Literal["withheld", "value"] | None] = None
     """What a zero in a message means: that the entry was not sent, or its value. Undeclared, it is
-    found out: where messages are right on average zeros are values, otherwise they are gaps."""
+    probed: where messages are unbiased zeros are values, otherwise they were not sent."""
 
     def impossible(self, model: VictimModel) -> tuple[str, str] | None:
         """A field whose value ``model`` cannot have, and what is allowed there; None if all can.
@@ -77,15 +85,28 @@ class Defense:
         """Whether the parameter ``name`` leaves the client; the others stay with it for good."""
         return True
 
-    def fitted_first(self, name: str) -> bool:
-        """Which of the parameters that stay are fitted before the shared ones move."""
+    def trained_before_shared(self, name: str) -> bool:
+        """Which of the parameters that stay take a pass of their own before the shared ones move;
+        the others that stay move with them."""
         return not self.shared(name)
 
     def local(
-        self, client: Client, broadcast: Update, batches: Sequence[Batch], rng: Generator
+        self, client: Trainer, broadcast: Update, batches: Sequence[Batch], rng: Generator
     ) -> Update:
-        """One client's round, from what it received to what it would send undefended."""
+        """One client's round, from what it received to what it would send unprotected."""
         return client.train(broadcast, batches, rng)
+
+    def local_together(
+        self,
+        clients: Sequence[Trainer],
+        broadcast: Update,
+        batches: Sequence[Sequence[Batch]],
+        rngs: Sequence[Generator],
+    ) -> list[Update]:
+        """:meth:`local` of several clients that received the same. A defense with local training of
+        its own may compute them as one stack; without this they take turns."""
+        columns = zip(clients, batches, rngs, strict=True)
+        return [self.local(client, broadcast, own, rng) for client, own, rng in columns]
 
     def protect(
         self, update: Update, memory: Update, rng: Generator | None
@@ -114,7 +135,10 @@ class Defense:
     @classmethod
     def personalised(cls) -> bool:
         """Whether every client ends with a model of its own."""
-        return cls.fitted_first is not Defense.fitted_first or cls.shared is not Defense.shared
+        return (
+            cls.trained_before_shared is not Defense.trained_before_shared
+            or cls.shared is not Defense.shared
+        )
 
     def parameters(self) -> dict[str, Any]:
         """The fields and their values, as JSON would hold them."""

@@ -1,4 +1,4 @@
-"""Dual gradient pruning: share the middle of every tensor, keep both extremes at home.
+"""Dual gradient pruning: send the middle of every tensor, withhold both extremes.
 
 Source: Xue et al., AAAI 2024, arXiv:2401.16687, Algorithm 1 and 2.
 """
@@ -23,7 +23,9 @@ class DualGradientPruning(Defense):
     title = "DGP (dual gradient pruning)"
     cite = "xue2024revisiting"
     url = "https://arxiv.org/abs/2401.16687"
-    summary = "Per tensor, the 5% largest and the 75% smallest entries stay at home for later."
+    summary = (
+        "Per tensor, the 5% largest and the 75% smallest entries are withheld, with error feedback."
+    )
     zeros = "withheld"
     note = (
         "Our reading: weights and biases alike, ranks rather than percentiles, error feedback on "

@@ -1,24 +1,22 @@
 """Example-level differential privacy: DP-SGD on every client.
 
-Source: Abadi et al., CCS 2016, arXiv:1607.00133, Algorithm 1; clipping, noise and accounting are
-Opacus's.
+Source: Abadi et al., CCS 2016, arXiv:1607.00133, Algorithm 1; clipped as Opacus does it, which also
+accounts for it.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator
+from torch.nn import functional as F
 
-from benchmark.defenses.base import Defense, Guarantee, register, require
-from benchmark.federated.update import Update
-
-if TYPE_CHECKING:
-    from benchmark.federated.client import Batch, Client
+from benchmark.defenses.base import Defense, Guarantee, Trainer, gaussian, register, require
+from benchmark.federated.local_steps import stacked_gradient
+from benchmark.federated.setting import Setting
+from benchmark.federated.update import Batch, Update, stacked
 
 
 @register
@@ -50,54 +48,62 @@ class DifferentiallyPrivateSGD(Defense):
         require(0 < self.delta < 1, f"dpsgd.delta must be between 0 and 1, not {self.delta}")
 
     def local(
-        self, client: Client, broadcast: Update, batches: Sequence[Batch], rng: Generator
+        self, client: Trainer, broadcast: Update, batches: Sequence[Batch], rng: Generator
     ) -> Update:
         """Noised mean gradients; with several local steps each of them is noised."""
-        weights, total = broadcast, broadcast * 0.0
-        for batch in batches:
-            step = self._noised_gradient(client, weights, batch, rng)
-            if client.setting.algorithm == "fedsgd":
-                return step
-            moved = step * client.setting.local_lr
-            weights, total = weights - moved, total + moved
-        return total
+        return self.local_together([client], broadcast, [batches], [rng])[0]
 
-    def _noised_gradient(
-        self, client: Client, weights: Update, batch: Batch, rng: Generator
-    ) -> Update:
-        from opacus import GradSampleModule
-        from opacus.optimizers import DPOptimizer
-        from torch.nn import functional as F
+    def local_together(
+        self,
+        clients: Sequence[Trainer],
+        broadcast: Update,
+        batches: Sequence[Sequence[Batch]],
+        rngs: Sequence[Generator],
+    ) -> list[Update]:
+        """The examples of all clients as one stack."""
+        setting: Setting = clients[0].setting
+        weights, totals = [broadcast] * len(clients), [broadcast * 0.0] * len(clients)
+        for number, step in enumerate(zip(*batches, strict=True)):
+            clipped = self._clipped(setting, weights, step, shared=number == 0)
+            # never divided by how many were drawn, or are held
+            steps = [self._noised(c, rng) * (1 / setting.batch_size)
+                     for c, rng in zip(clipped, rngs, strict=True)]  # fmt: skip
+            if setting.algorithm == "fedsgd":
+                return steps
+            moved = [each * setting.local_lr for each in steps]
+            weights = [w - m for w, m in zip(weights, moved, strict=True)]
+            totals = [t + m for t, m in zip(totals, moved, strict=True)]
+        return totals
 
-        import benchmark.runtime.compat  # noqa: F401  (before opacus, which imports torchvision)
-        from benchmark.federated.setting import skeleton
+    def _clipped(
+        self, setting: Setting, weights: Sequence[Update], batches: Sequence[Batch], shared: bool
+    ) -> list[Update]:
+        """Every client's sum of its examples' clipped gradients; zero where none was drawn.
 
-        images, labels = batch
-        model = skeleton(client.setting)
-        model.load_state_dict(dict(weights))
-        sampled = GradSampleModule(model, loss_reduction="mean")
-        optimiser = DPOptimizer(
-            torch.optim.SGD(sampled.parameters(), lr=1.0),
-            noise_multiplier=self.noise,
-            max_grad_norm=self.clip,
-            expected_batch_size=client.setting.batch_size,  # never how many were drawn, or are held
-            loss_reduction="mean",
-            generator=rng,
-        )
-        if len(images):
-            with warnings.catch_warnings():  # images need no gradient, and hooks say so
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                F.cross_entropy(sampled(images), labels).backward()
-        else:  # a Poisson draw may be empty: then the noise alone is sent
-            for parameter in sampled.parameters():
-                parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)
-        optimiser.pre_step()
-        step = {
-            n: p.grad.detach().clone() for n, p in model.named_parameters() if p.grad is not None
-        }
-        optimiser.zero_grad()
-        sampled.to_standard_module()
-        return Update(step)
+        Args:
+            shared: whether all clients are still at the same weights.
+        """
+        inputs, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+        if not len(labels):
+            return [each * 0.0 for each in weights]
+        sizes = torch.tensor([len(own) for _, own in batches])
+        owner = torch.repeat_interleave(torch.arange(len(batches)), sizes)
+        soft = F.one_hot(labels, setting.classes).to(inputs.dtype)
+
+        # every example is a row of its own
+        rows = {n: t.expand(len(labels), *t.shape) for n, t in weights[0].items()}
+        if not shared:
+            rows = {name: tensor[owner] for name, tensor in stacked(weights).items()}
+        slopes = stacked_gradient(setting, rows, {}, (inputs[:, None], soft[:, None], {}))
+        squares = [t.flatten(1).square().sum(1) for t in slopes.values()]
+        norms = torch.stack(squares).sum(0).sqrt()
+        factors = (self.clip / (norms + 1e-6)).clamp(max=1.0)
+        membership = F.one_hot(owner, len(batches)).to(factors) * factors[:, None]
+        sums = {n: torch.tensordot(membership, t, ([0], [0])) for n, t in slopes.items()}
+        return [Update({n: t[row] for n, t in sums.items()}) for row in range(len(batches))]
+
+    def _noised(self, total: Update, rng: Generator) -> Update:
+        return total.map(lambda t: t + gaussian(t, self.noise * self.clip, rng))
 
     def guarantee(self, *, rounds: int, rate: float) -> Guarantee:
         """The sampled Gaussian mechanism composed over the rounds."""

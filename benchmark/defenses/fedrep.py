@@ -1,4 +1,4 @@
-"""FedRep: shared features under a private head; the control for HyperFL's hypernetwork.
+"""FedRep: a shared feature extractor and a private head; the control for HyperFL.
 
 Source: Collins et al., ICML 2021, arXiv:2102.07078, Algorithm 1.
 """
@@ -15,7 +15,7 @@ from benchmark.models.base import VictimModel
 @register
 @dataclass(frozen=True, kw_only=True)
 class FedRep(Defense):
-    """Keep the last one or two linear layers at home, fit them before the shared ones."""
+    """Keep the last one or two linear layers private, train them before the shared ones."""
 
     name = "fedrep"
     title = "FedRep (private head)"

@@ -1,4 +1,4 @@
-"""HyperFL: a hypernetwork makes the feature extractor from an embedding that never leaves.
+"""HyperFL: a shared hypernetwork generates the feature extractor from a private embedding.
 
 Source: Guo et al., AAAI 2025, arXiv:2412.07187, section 4 and Algorithm 1.
 """
@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from benchmark.defenses.base import Defense, register, require
 from benchmark.models.base import VictimModel
 
+GENERATED = (nn.Linear, nn.Conv2d)
+
 
 class Generated(VictimModel):
     """``hyper`` turns ``embedding`` into the weights of the features; the ``head`` is private."""
@@ -24,7 +26,7 @@ class Generated(VictimModel):
         super().__init__(nn.Sequential(), model.head)
         self._extractor = (model.features,)  # a tuple hides its weights: they are generated
         self.embedding = nn.Parameter(torch.zeros(embedding))
-        self.hyper = nn.ModuleDict({"trunk": nn.Linear(embedding, hidden)})
+        self.hyper = nn.ModuleDict({"hidden": nn.Linear(embedding, hidden)})
         for name, weight in model.features.named_parameters():
             output = nn.Linear(hidden, weight.numel())
             # theta = W f + b then begins with the variance that its layer's own rule has, f being
@@ -34,12 +36,12 @@ class Generated(VictimModel):
 
     @property
     def extractor(self) -> nn.Module:
-        """The feature extractor, whose own weights mean nothing."""
+        """The feature extractor without state: called with generated weights only."""
         return self._extractor[0]
 
     def generated(self) -> dict[str, Tensor]:
         """The feature extractor's weights, by name."""
-        code = F.relu(self.hyper["trunk"](self.embedding))
+        code = F.relu(self.hyper["hidden"](self.embedding))
         return {
             name: self.hyper[slot(name)](code).view(weight.shape)
             for name, weight in self.extractor.named_parameters()
@@ -59,7 +61,7 @@ class Generated(VictimModel):
 def _bound(model: VictimModel, name: str) -> float:
     """Range of the initial rule for the feature extractor's parameter ``name``."""
     layer = model.features.get_submodule(name.rpartition(".")[0])
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    assert isinstance(layer, GENERATED)
     return float(getattr(layer, "initial_bound", layer.weight[0].numel() ** -0.5))
 
 
@@ -71,17 +73,19 @@ def slot(name: str) -> str:
 @register
 @dataclass(frozen=True, kw_only=True)
 class HyperFL(Defense):
-    """Share the hypernetwork; embedding and head stay."""
+    """Share the hypernetwork; embedding and head are private."""
 
     name = "hyperfl"
     title = "HyperFL"
     cite = "guo2025new"
     url = "https://arxiv.org/abs/2412.07187"
-    summary = "Only a hypernetwork is shared; the weights it makes and the head never leave."
+    summary = (
+        "Only a hypernetwork is shared; the weights it generates, embedding and head are private."
+    )
     note = (
-        "Our reading: the hypernetwork is scaled down with the victim model, and begins so that "
-        "the weights it makes have their layers' usual size; without that they are several times "
-        "larger, and training diverges or every client's first gradient vanishes."
+        "Our reading: the hypernetwork is scaled down with the victim model and initialised so "
+        "that the generated weights have their layers' usual size; without that they are several "
+        "times larger, and training diverges or every client's first gradient vanishes."
     )
 
     embedding: int = 64
@@ -97,17 +101,13 @@ class HyperFL(Defense):
     def impossible(self, model: VictimModel) -> tuple[str, str] | None:
         """Features of linear and convolutional layers: of others no initial size is known."""
         for name, layer in model.features.named_modules():
-            own = list(layer.parameters(recurse=False))
-            if own and not isinstance(layer, nn.Linear | nn.Conv2d):
+            if list(layer.parameters(recurse=False)) and not isinstance(layer, GENERATED):
                 kind = type(layer).__name__
-                return (
-                    "",
-                    f"features.{name} is a {kind}: it makes linear and convolutional ones only",
-                )
+                return "", f"features.{name} is a {kind}: only linear and Conv2d are generated"
         return None
 
     def shared_rate(self, rate: float) -> float:
-        """Smaller by ``rate``: a step on the hypernetwork moves the weights it makes by more."""
+        """Smaller by ``rate``: a step on the hypernetwork moves the generated weights by more."""
         return rate * self.rate
 
     def wrap(self, model: VictimModel) -> VictimModel:
@@ -118,6 +118,6 @@ class HyperFL(Defense):
         """The hypernetwork alone."""
         return name.startswith("hyper.")
 
-    def fitted_first(self, name: str) -> bool:
+    def trained_before_shared(self, name: str) -> bool:
         """The head, before hypernetwork and embedding move together."""
         return name.startswith("head.")

@@ -1,4 +1,4 @@
-"""No defense: the control that every attack must break before it is believed."""
+"""No defense: the control."""
 
 from __future__ import annotations
 

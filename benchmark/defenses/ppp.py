@@ -1,4 +1,4 @@
-"""PRECODE with partial perturbation: noise on the gradients that the bottleneck leaves readable.
+"""PRECODE with partial perturbation: noise on the gradients that the bottleneck leaves exact.
 
 Source: Scheliga, Maeder, Seeland, arXiv:2208.04767v1.
 """
@@ -27,7 +27,7 @@ class PartialPerturbation(Defense):
     summary = "PRECODE, plus noise on the gradients of the layers in front of it."
     randomised = True
     note = (
-        "Our reading of the abstract, which does not say which layers are perturbed nor how "
+        "Our reading of the abstract, which says neither which layers are perturbed nor how "
         "strongly: everything before the bottleneck, once with a clean and once with a noised "
         "encoder."
     )

@@ -15,13 +15,13 @@ from benchmark.models.base import VictimModel
 @register
 @dataclass(frozen=True, kw_only=True)
 class Precode(Defense):
-    """Insert the bottleneck; its noise makes the gradients behind it random."""
+    """Insert the bottleneck; its noise makes the gradients of the layers behind it random."""
 
     name = "precode"
     title = "PRECODE"
     cite = "scheliga2022precode"
     url = "https://arxiv.org/abs/2108.04725"
-    summary = "A variational bottleneck before the last layer makes gradients random."
+    summary = "A variational bottleneck before the last layer makes the gradients behind it random."
     randomised = True
     note = "Our reading: the bottleneck is scaled down with the victim model."
 

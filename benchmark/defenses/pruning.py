@@ -1,4 +1,4 @@
-"""Gradient pruning: send the largest entries of every tensor, keep the rest for later.
+"""Gradient pruning: send the largest entries of every tensor, withhold the rest.
 
 Source: Zhu et al., NeurIPS 2019, arXiv:1906.08935, section 5 (as a defense); Lin et al., ICLR
 2018, arXiv:1712.01887 (error feedback).
@@ -24,7 +24,7 @@ class GradientPruning(Defense):
     title = "Gradient pruning"
     cite = "zhu2019deep"
     url = "https://arxiv.org/abs/1906.08935"
-    summary = "Only the largest entries of every tensor are sent; the rest waits for its turn."
+    summary = "Per tensor, only the largest entries are sent, with error feedback."
     zeros = "withheld"
 
     keep: float = 0.1

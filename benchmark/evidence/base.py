@@ -1,8 +1,8 @@
-"""Evidence: one way to read a transcript, as a prediction to make and what it must explain.
+"""Evidence: an observation model of a transcript, what a guess of the private batch must explain.
 
-An attack knows nothing of defenses. It is given, per victim, a pure function that says which
-message a guess would have caused, and the terms that the guess has to explain. Everything a
-defense's mechanism gives away goes into an evidence, nothing into an attack.
+It predicts, from a guess, what the server would have observed, and says which of the observations
+count and how precisely they are known. Attacks minimise the mismatch and know nothing of defenses:
+everything that a defense's mechanism gives away goes into an evidence.
 
 ``predict(setting, guess, hidden, data)`` is a module-level function of one victim:
 ``guess["images"]`` [N, C, H, W] are normalised model inputs, ``guess["labels"]`` [N, classes]
@@ -12,9 +12,11 @@ tensors. It returns ``{term: {name: tensor}}``, shaped like the terms' values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from torch import Tensor
 
@@ -27,14 +29,17 @@ if TYPE_CHECKING:
 
 Knowledge = Literal["oblivious", "paper", "adaptive"]
 Tensors = Mapping[str, Tensor]
-Predict = Callable[["Setting", Tensors, Tensors, Mapping[str, Any]], Mapping[str, Tensors]]
-Simulate = Callable[["Setting", Tensors, Mapping[str, Any], "Generator"], Mapping[str, Tensors]]
-Reveal = Callable[["Setting", Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
+Data = Mapping[str, Any]
+Terms = Mapping[str, Tensors]
+"""Tensors by term, then by parameter."""
+Predict = Callable[["Setting", Tensors, Tensors, Data], Terms]
+Simulate = Callable[["Setting", Sequence[Tensors], Data, "Generator"], Sequence[Terms]]
+Reveal = Callable[["Setting", Tensors, Data], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """What one part of the transcript shows.
+    """One group of observations: what a prediction is compared with.
 
     Attributes:
         value: what was observed, by tensor name.
@@ -73,53 +78,59 @@ class Hidden:
     lr: float = 0.01
 
 
-def reveal_nothing(
-    setting: Setting, truth: Mapping[str, Tensor], data: Mapping[str, Any]
-) -> dict[str, Tensor]:
+def reveal_nothing(setting: Setting, truth: Tensors, data: Data) -> dict[str, Tensor]:
     """The true hidden variables of an evidence that has none."""
     return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """One reading of one victim's transcript; victims of a cell share its structure.
+    """An observation model of one victim's transcript; victims of a cell share its structure.
 
     Attributes:
-        name, defense, knowledge: what the board calls it.
+        name, knowledge: set by :func:`evidence_of`, under which it is registered.
         setting: the public facts, hashable.
         predict, reveal: module-level functions; ``reveal`` turns the sealed truth into the true
             hidden variables and is called by the audit alone.
         data: a tree of tensors for ``predict``.
         terms: what ``predict`` returns must explain.
         hidden: variables optimised jointly with the images.
-        simulate: module-level function for attacks that learn. ``simulate(setting, batch, data,
-            rng)`` runs the client on ``batch["images"]`` [N, C, H, W] (normalised model inputs)
-            and ``batch["labels"]`` int64 [N], draws whatever the client draws from ``rng``, and
-            returns what the terms' values would be. None where nobody wrote one.
+        simulate: module-level function for attacks that learn. ``simulate(setting, batches, data,
+            rng)`` runs a new client on each batch, ``batch["images"]`` [N, C, H, W] (normalised
+            model inputs) and ``batch["labels"]`` int64 [N], draws whatever clients draw from
+            ``rng``, and returns per batch what the terms' values would be. None where nobody wrote
+            one.
         linear: weight and bias gradients of linear layers, for closed forms.
         noisy: whether known noise is all that keeps the truth from explaining the terms.
+        exact: whether that noise is the defense's own, not a Monte Carlo mean over draws or an
+            estimate; only then may exhausting it be credited to the defense.
         cost: gradients of the victim model that one prediction takes, every local step and every
             draw of an expectation counted, so that budgets can be equal.
         labels: ``given`` by the setting, ``unknown`` (the attack infers or optimises them), or
             ``eliminated`` (the prediction does not depend on them).
+        given: the granted labels, int64 [N]; None unless ``labels`` is ``given``.
     """
 
-    name: str
-    defense: str
-    knowledge: Knowledge
     setting: Setting
     predict: Predict
-    data: Mapping[str, Any]
+    data: Data
     terms: Mapping[str, Term]
     hidden: Mapping[str, Hidden] = field(default_factory=dict)
     reveal: Reveal = reveal_nothing
     simulate: Simulate | None = None
     linear: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     noisy: bool = False
+    exact: bool = True
     cost: int = 1
     labels: Literal["given", "unknown", "eliminated"] = "unknown"
     given: Tensor | None = None
-    """int64 [N], only where ``labels`` is ``given``."""
+    name: str = "oblivious"
+    knowledge: Knowledge = "oblivious"
+
+    @property
+    def defense(self) -> str:
+        """The name of the defense behind the transcript."""
+        return self.setting.defense.name
 
     @property
     def observations(self) -> int:
@@ -133,15 +144,8 @@ class Evidence:
     @property
     def unknowns(self) -> int:
         """Numbers that the attack has to find: pixels, hidden variables, labels not given."""
-        size = 1
-        for extent in self.setting.shape:
-            size *= extent
-        total = self.setting.images * size
-        for variable in self.hidden.values():
-            count = 1
-            for extent in variable.shape:
-                count *= extent
-            total += count
+        total = self.setting.images * math.prod(self.setting.shape)
+        total += sum(math.prod(variable.shape) for variable in self.hidden.values())
         if self.labels == "unknown":
             total += self.setting.images * self.setting.classes
         return total
@@ -151,18 +155,18 @@ class EvidenceError(ValueError):
     """Evidence is registered where it must not be; the message is one line."""
 
 
-Reading = Callable[["Transcript"], "Evidence | None"]
-SomeReading = TypeVar("SomeReading", bound=Reading)
+Build = Callable[["Transcript"], "Evidence | None"]
+SomeBuild = TypeVar("SomeBuild", bound=Build)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered reading: who it reads, under which name, with what knowledge, and why."""
+    """Registered evidence: of which defense, under which name, with what knowledge, and why."""
 
     defense: str
     name: str
     knowledge: Knowledge
-    build: Reading
+    build: Build
     summary: str
 
 
@@ -170,34 +174,44 @@ _REGISTRY: dict[tuple[str, str], Entry] = {}
 EVERY = "*"
 
 
-def reads(
-    defense: str, *, knowledge: Knowledge = "adaptive"
-) -> Callable[[SomeReading], SomeReading]:
-    """Register a reading of one defense's transcripts (``"*"``: of every defense's).
+def evidence_of(
+    defense: str, *, knowledge: Knowledge = "adaptive", module: str | None = None
+) -> Callable[[SomeBuild], SomeBuild]:
+    """Register the evidence that a function builds of one defense's transcripts, or ``"*"``: all.
 
     The function's name, with ``_`` as ``-``, names the evidence; its docstring's first line
     describes it on the board. It returns None where it does not apply. It stands in the file of
     the defense's name, evidence of every defense in one of the generic files: a finished cell is
     known by those files, and evidence elsewhere could change behind its back.
 
+    Args:
+        module: the file that registers it, where it takes over another file's function.
+
     Raises:
         EvidenceError: it stands in another file, or there is no such defense.
-        ValueError: the defense already has a reading of that name, or is ``none``: what applies
+        ValueError: the defense already has evidence of that name, or is ``none``: what applies
             to an undefended message applies to every other one, and is registered for all.
     """
     if defense == CONTROL:
         raise ValueError("evidence of undefended messages is evidence of all: register it for '*'")
 
-    def register(build: SomeReading) -> SomeReading:
+    def register(build: SomeBuild) -> SomeBuild:
         name = build.__name__.replace("_", "-")
-        key = (defense, name)
-        if reason := _misplaced(defense, name, build.__module__):
+        key, home = (defense, name), module or build.__module__
+        if reason := _misplaced(defense, name, home):
             raise EvidenceError(reason)
-        if key in _REGISTRY and _REGISTRY[key].build.__module__ != build.__module__:
-            raise ValueError(f"two readings of {defense} are called {name}")
+        if key in _REGISTRY and _REGISTRY[key].build.__module__ != home:
+            raise ValueError(f"two evidences of {defense} are called {name}")
+
+        @wraps(build)
+        def named(transcript: Transcript) -> Evidence | None:
+            evidence = build(transcript)
+            return evidence and replace(evidence, name=name, knowledge=knowledge)
+
+        named.__module__ = home
         summary = (build.__doc__ or name).strip().splitlines()[0]
-        _REGISTRY[key] = Entry(defense, name, knowledge, build, summary)
-        return build
+        _REGISTRY[key] = Entry(defense, name, knowledge, named, summary)
+        return cast(SomeBuild, named)
 
     return register
 
@@ -220,10 +234,10 @@ def _misplaced(defense: str, name: str, module: str) -> str | None:
     return f"{module}: evidence {name!r} of {whose} must stand in {files}"
 
 
-def readings(defense: str) -> list[Entry]:
-    """All readings of one defense: the generic ones first, then its own.
+def registered_evidence(defense: str) -> list[Entry]:
+    """All evidence of one defense: the generic ones first, then its own.
 
-    Without a defense there is none to know of: only the oblivious ones are left.
+    Without a defense there is nothing to know of it: only the oblivious ones are left.
     """
     from benchmark.evidence import load
 

@@ -1,24 +1,24 @@
-"""Reading messages whose last layers stayed with the client: head and labels can be eliminated."""
+"""FedRep's messages: the last layers stayed with the client, and are eliminated with the labels."""
 
 from __future__ import annotations
 
 import torch
 
-from benchmark.evidence.base import Evidence, reads
-from benchmark.evidence.shared_layers import Observed, trunk_evidence
+from benchmark.evidence.base import Evidence, evidence_of
+from benchmark.evidence.layers import feature_parameters
+from benchmark.evidence.shared_layers import ObservedRound, shared_layers_evidence
 from benchmark.federated.transcript import Transcript
 
 
-@reads("fedrep")
-def headless(transcript: Transcript) -> Evidence:
-    """Match the shared layers for any head and label: the gradient behind them is eliminated."""
+@evidence_of("fedrep")
+def shared_layers(transcript: Transcript) -> Evidence:
+    """Match the shared layers, for any gradient with respect to their output."""
     steps = transcript.setting.local_steps
-    received = {n.removeprefix("features."): t for n, t in transcript.broadcast.items()}
-    sent = {n.removeprefix("features."): t for n, t in transcript.message.items()}
-    seen = Observed(
+    received, sent = map(feature_parameters, (transcript.broadcast, transcript.message))
+    seen = ObservedRound(
         base={n: t.expand(steps, *t.shape) for n, t in received.items()},
         update={n: t.unsqueeze(0) for n, t in sent.items()},
         gain=torch.ones(steps, steps),
         mix=torch.ones(steps, 1),
     )
-    return trunk_evidence(transcript, seen, "headless")
+    return shared_layers_evidence(transcript, seen)

@@ -1,18 +1,18 @@
-"""Reading PPP's messages: the noise in front of the bottleneck does not reach the features.
+"""PPP's messages: the noise in front of the bottleneck does not reach the features.
 
-Ignoring the bottleneck is what its own paper defends against. A clean encoder's gradients give the
-features and the gradient that arrives at them exactly. A noised encoder's do not; but the decoder
-behind it is clean, and its ratio is the bottleneck's sample z = mean + std * draw. The draw of a
-guess is therefore (z - mean) / std: with it the whole message is predicted, nothing is hidden but
-the image, and what is left is noise of known size on known tensors. Matching by that size is the
-likelihood; features read off the noised encoder would say nothing that is not in it.
+Leaving the bottleneck out is what its own paper defends against. A clean encoder's gradients give
+the features and the gradient with respect to them exactly. A noised encoder's do not; but the
+decoder behind it is clean, and its gradients give the bottleneck's sample z = mean + std * draw.
+The draw of a guess is therefore (z - mean) / std: with it the whole message is predicted, nothing
+is hidden but the image, and what is left is noise of known size on known tensors. Matching by that
+size is the likelihood; features estimated from the noised encoder say nothing that is not in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import wraps
 
 import torch
 from torch.func import functional_call
@@ -21,19 +21,48 @@ from torch.nn import functional as F
 from benchmark.defenses.ppp import PartialPerturbation
 from benchmark.evidence import first_linear as linear
 from benchmark.evidence import generic, precode
-from benchmark.evidence.base import Evidence, Tensors, Term, reads
-from benchmark.evidence.generic import client_update, reread
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.evidence.base import Data, Evidence, Tensors, Term, Terms, evidence_of
+from benchmark.evidence.generic import adaptive, client_update
+from benchmark.evidence.layers import feature_parameters, linear_input
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.transcript import Transcript
 
 
-def predict_sampled(
-    setting: Setting, guess: Tensors, hidden: Tensors, data: Mapping[str, Any]
-) -> dict[str, Tensors]:
+def with_clean_encoder(
+    build: Callable[[Transcript], Evidence | None], noisy: bool
+) -> Callable[[Transcript], Evidence | None]:
+    """PRECODE's evidence where the encoder is not noised; ``noisy`` if what it matches is."""
+
+    @wraps(build)
+    def evidence_if_clean(transcript: Transcript) -> Evidence | None:
+        evidence = None if _defense(transcript).noised_encoder else build(transcript)
+        return evidence and replace(evidence, noisy=noisy)
+
+    return evidence_if_clean
+
+
+evidence_of("ppp", module=__name__)(linear.first_linear_layer_noisy)
+evidence_of("ppp", knowledge="paper", module=__name__)(precode.before_bottleneck)
+for _build, _noisy in (
+    (precode.bottleneck_features, False),
+    (precode.known_feature_gradient, True),
+    (precode.features_and_gradient, True),
+):
+    evidence_of("ppp", module=__name__)(with_clean_encoder(_build, _noisy))
+
+
+@evidence_of("ppp")
+def joint_noise(transcript: Transcript) -> Evidence | None:
+    """Optimise the bottleneck's draws with the images, under the noise that was added."""
+    evidence = generic.joint_noise(transcript)
+    return evidence and replace(evidence, noisy=True)
+
+
+def predict_solved(setting: Setting, guess: Tensors, hidden: Tensors, data: Data) -> Terms:
     """The update with the draw that takes the guess to the known sample, and that draw."""
     shared = data["shared"]
-    inside = precode.features_of(shared)
-    features = functional_call(skeleton(setting).features, inside, (guess["images"],))
+    inside = feature_parameters(shared)
+    features = functional_call(stateless_model(setting).features, inside, (guess["images"],))
     encoded = F.linear(features, shared["encoder.weight"], shared["encoder.bias"])
     mean, spread = encoded.chunk(2, dim=-1)
     draw = (data["sample"] - mean) / F.softplus(spread)
@@ -42,63 +71,20 @@ def predict_sampled(
     return {"update": {**update, "draw": draw}}
 
 
-@reads("ppp")
-def noisy_rows(transcript: Transcript) -> Evidence | None:
-    """Explain every row of the first linear layer's noised gradient by the layer's own inputs."""
-    return linear.noisy_rows(transcript)
-
-
-@reads("ppp", knowledge="paper")
-def ignore(transcript: Transcript) -> Evidence:
-    """Match only the layers in front of the bottleneck, noise and all."""
-    return replace(precode.ignore(transcript), defense="ppp", knowledge="paper")
-
-
-@reads("ppp")
-def joint_noise(transcript: Transcript) -> Evidence | None:
-    """Optimise the bottleneck's draws with the images, under the noise that was added."""
-    evidence = generic.joint_noise(transcript)
-    return evidence and replace(evidence, noisy=True)
-
-
-@reads("ppp")
-def features(transcript: Transcript) -> Evidence | None:
-    """Read the features off the clean encoder's gradients and match those alone."""
-    evidence = None if _noised_encoder(transcript) else precode.features(transcript)
-    return evidence and replace(evidence, defense="ppp")
-
-
-@reads("ppp")
-def upstream(transcript: Transcript) -> Evidence | None:
-    """Match the noised layers in front with the gradient that the clean encoder passed on."""
-    evidence = None if _noised_encoder(transcript) else precode.upstream(transcript)
-    return evidence and replace(evidence, defense="ppp", noisy=True)
-
-
-@reads("ppp")
-def joint(transcript: Transcript) -> Evidence | None:
-    """Match the noised layers in front of the bottleneck and the features together."""
-    evidence = None if _noised_encoder(transcript) else precode.joint(transcript)
-    return evidence and replace(evidence, defense="ppp", noisy=True)
-
-
-@reads("ppp")
-def sampled(transcript: Transcript) -> Evidence | None:
+@evidence_of("ppp")
+def solved_bottleneck_noise(transcript: Transcript) -> Evidence | None:
     """Solve for the draws by the clean decoder, and weigh the rest by its noise's variance."""
-    setting, message = transcript.setting, transcript.message
-    defense = setting.defense
-    assert isinstance(defense, PartialPerturbation)
+    setting, message, defense = transcript.setting, transcript.message, _defense(transcript)
     if setting.images > 1 or not defense.noised_encoder:
         return None
-    sample = precode.ratio(message["decoder.weight"], message["decoder.bias"])
+    sample = linear_input(message["decoder.weight"], message["decoder.bias"])
     label = message["head.bias"].argmin()  # softmax minus one-hot: negative for the true class
     value = {name: tensor for name, tensor in message.items() if defense.perturbed(name)}
     variance = dict.fromkeys(value, torch.tensor(defense.noise**2))
     value["draw"], variance["draw"] = torch.zeros_like(sample), torch.tensor(1.0)
-    return reread(
+    return adaptive(
         transcript,
-        "sampled",
-        predict=predict_sampled,
+        predict=predict_solved,
         simulate=None,
         data={
             "shared": dict(transcript.broadcast),
@@ -112,7 +98,6 @@ def sampled(transcript: Transcript) -> Evidence | None:
     )
 
 
-def _noised_encoder(transcript: Transcript) -> bool:
-    defense = transcript.setting.defense
-    assert isinstance(defense, PartialPerturbation)
-    return defense.noised_encoder
+def _defense(transcript: Transcript) -> PartialPerturbation:
+    assert isinstance(transcript.setting.defense, PartialPerturbation)
+    return transcript.setting.defense

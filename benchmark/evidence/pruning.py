@@ -1,4 +1,4 @@
-"""Reading pruned messages: a zero means "not among the largest", not "zero".
+"""Pruned messages: a zero means "not among the largest", not "zero".
 
 After some rounds a message carries more than its batch's gradient: an entry that was held back for
 k rounds brings k older gradients along, and in a trained network those are most of what is sent.
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from benchmark.evidence import first_linear as linear
-from benchmark.evidence.base import Evidence, Term, reads
-from benchmark.evidence.generic import reread, sent
+from benchmark.evidence.base import Evidence, Term, evidence_of
+from benchmark.evidence.generic import adaptive, nonzero_entries
 from benchmark.federated.transcript import Transcript
 
 TRUST = 0.1
@@ -29,34 +29,35 @@ POOLED = 2.0
 """Rounds of the tensor's average that an entry's own history is mixed with."""
 
 
-@reads("pruning")
-def window(transcript: Transcript) -> Evidence | None:
-    """Trust each entry by how long it was held back, as the client's earlier messages tell."""
+@evidence_of("pruning")
+def residual_weighted(transcript: Transcript) -> Evidence | None:
+    """Weigh each entry by the residual that it carries, as the client's earlier messages tell."""
     term = weighed(transcript)
     if term is None:
         return None
     # a simulated client would be one that has held nothing back
-    return reread(transcript, "window", terms={"update": term}, noisy=True, simulate=None)
+    return adaptive(transcript, terms={"update": term}, noisy=True, exact=False, simulate=None)
 
 
-@reads("pruning")
-def sent_rows(transcript: Transcript) -> Evidence | None:
+@evidence_of("pruning")
+def first_linear_layer_nonzero(transcript: Transcript) -> Evidence | None:
     """Explain every row of the first linear layer's gradient by its inputs, weighed likewise."""
     term = weighed(transcript)
     if term is None:
-        return linear.sent_rows(transcript)
-    return linear.explain_rows(transcript, term, noisy=True)
+        return linear.first_linear_layer_nonzero(transcript)
+    evidence = linear.first_linear_evidence(transcript, term, noisy=True)
+    return evidence and replace(evidence, exact=False)
 
 
-@reads("pruning")
-def threshold(transcript: Transcript) -> Evidence | None:
+@evidence_of("pruning")
+def pruning_thresholds(transcript: Transcript) -> Evidence | None:
     """Match what was sent, and hold the rest below the smallest of it, tensor by tensor."""
-    evidence = sent(transcript)
+    evidence = nonzero_entries(transcript)
     if evidence is None:
         return None
     term = evidence.terms["update"]
     lower = {n: smallest(t).expand(t.shape) for n, t in term.value.items()}
-    return replace(evidence, name="threshold", terms={"update": replace(term, lower=lower)})
+    return replace(evidence, terms={"update": replace(term, lower=lower)})
 
 
 def smallest(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from benchmark.federated.setting import Setting, skeleton
-from benchmark.federated.update import Update
+from benchmark.federated.client import Client, stack_size
+from benchmark.federated.setting import Setting, stateless_model
+from benchmark.federated.update import Update, stacked
 from benchmark.results.columns import CONTROL
 from benchmark.runtime.randomness import generator
 
 if TYPE_CHECKING:
-    from benchmark.federated.client import Client
     from benchmark.federated.simulation import Examples
 
 
@@ -69,27 +70,31 @@ class Evaluation:
         # the control's shared model is measured both ways: either kind of accuracy has its control
         self.mixed = self.personalised or setting.defense.name == CONTROL
         self.mixes = [own_mix(test.labels, labels, setting.classes) for labels in owned]
-        shapes = skeleton(setting).noise_shapes(len(test))
+        shapes = stateless_model(setting).noise_shapes(len(test))
         rng = generator(setting.scenario, "evaluation")
         self.noise = {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
 
     def __call__(self, weights: Update, clients: Sequence[Client]) -> Measured:
         """Accuracy and loss of the shared ``weights``, or of the clients' models with them."""
         if not self.personalised:
-            hits, losses = self._outcomes(weights)
+            hits, losses = self._outcomes(weights, {})
             common = [(hits, losses)] * len(self.mixes)
             personal = self._mean(common)[0] if self.mixed else None
             return Measured(float(hits.mean()), float(losses.mean()), personal)
-        own = [self._outcomes({**weights, **client.private}) for client in clients]
+        outcomes, private = partial(self._outcomes, weights), [c.private for c in clients]
+        size = stack_size(self.setting)
+        if size > 1:
+            own = list(zip(*vmap(outcomes, chunk_size=size)(stacked(private)), strict=True))
+        else:
+            own = [outcomes(each) for each in private]
         accuracy, loss = self._mean(own)
         return Measured(accuracy, loss, accuracy)
 
-    def _outcomes(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _outcomes(self, weights: Update, private: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What is right, and the loss, of every test image."""
-        with torch.no_grad():
-            logits = functional_call(
-                skeleton(self.setting), dict(parameters), (self.test.images, self.noise)
-            )
+        model, parameters = stateless_model(self.setting), {**weights, **private}
+        logits = functional_call(model, parameters, (self.test.images, self.noise))
         losses = F.cross_entropy(logits, self.test.labels, reduction="none")
         return right(logits, self.test.labels), losses.double()
 

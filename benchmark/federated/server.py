@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
-from benchmark.federated.update import Update
+from benchmark.federated.update import Update, stacked
 
 
 @dataclass
@@ -27,9 +25,7 @@ class Server:
 
     def step(self, received: Sequence[Update]) -> None:
         """Apply one round's messages, each client counting the same."""
-        mean = Update(
-            {n: torch.stack([update[n] for update in received]).mean(0) for n in self.weights}
-        )
+        mean = Update(stacked(received)).map(lambda rows: rows.mean(0))
         moved = mean if self.velocity is None else self.velocity * self.momentum + mean
         self.velocity = moved if self.momentum else None
         self.weights = self.weights - moved * self.lr

@@ -95,19 +95,9 @@ class Setting:
 
 
 @lru_cache(maxsize=64)
-def skeleton(setting: Setting) -> VictimModel:
-    """The model under the defense, for functional calls; its own weights mean nothing."""
-    return _assembled(setting)
-
-
-def initial(setting: Setting, rng: Generator) -> dict[str, Tensor]:
-    """All parameters as the public rule draws them from ``rng``; crafted ones are what they are."""
-    model = _assembled(setting)
-    model.initialise(rng)
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def _assembled(setting: Setting) -> VictimModel:
+def stateless_model(setting: Setting) -> VictimModel:
+    """The model under the defense, called through `functional_call` only: its parameters are
+    nobody's."""
     from benchmark.models.base import build as build_model
     from benchmark.models.parts.imprint import imprinted
 
@@ -117,11 +107,18 @@ def _assembled(setting: Setting) -> VictimModel:
     return setting.defense.wrap(model)
 
 
+def initial(setting: Setting, rng: Generator) -> dict[str, Tensor]:
+    """All parameters as the public rule draws them from ``rng``; crafted ones are what they are."""
+    model = stateless_model(setting)
+    model.initialise(rng)
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
 @lru_cache(maxsize=64)
 def schema(setting: Setting) -> Schema:
     """Names and shapes of what travels, in both directions."""
     return {
         name: tuple(parameter.shape)
-        for name, parameter in skeleton(setting).named_parameters()
+        for name, parameter in stateless_model(setting).named_parameters()
         if setting.defense.shared(name)
     }

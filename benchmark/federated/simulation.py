@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.federated.client import Batch, Client
+from benchmark.federated.client import Client, newcomer, rounds
 from benchmark.federated.evaluation import Evaluation, Measured
 from benchmark.federated.server import Server
 from benchmark.federated.setting import Setting, initial, schema
-from benchmark.federated.update import Update
-from benchmark.federated.wire import WireError, decode, encode
+from benchmark.federated.update import Batch, Update
+from benchmark.federated.wire import WireError, decode_all, encode_all
 from benchmark.runtime.randomness import generator
 
 
@@ -78,17 +78,8 @@ def start(setting: Setting, clients: int, seed: int, secret: str) -> tuple[Updat
     shared = setting.defense.shared
     public = initial(setting, generator(setting.scenario, "model", seed))
     weights = Update({n: t for n, t in public.items() if shared(n)})
-    states = []
-    for index in range(clients):
-        own = initial(setting, generator(secret, "private parameters", seed, index))
-        states.append(
-            Client(
-                setting,
-                {n: t for n, t in own.items() if not shared(n)},
-                weights.map(torch.zeros_like),
-            )
-        )
-    return weights, states
+    streams = [generator(secret, "private parameters", seed, index) for index in range(clients)]
+    return weights, [newcomer(setting, weights, rng) for rng in streams]
 
 
 def simulate(
@@ -108,7 +99,8 @@ def simulate(
     Raises:
         Diverged: a client or the server holds numbers that are not finite.
     """
-    weights, clients = start(setting, len(parts), seed, secret)
+    count = len(parts)
+    weights, clients = start(setting, count, seed, secret)
     rate = protocol.learning_rate
     if setting.algorithm == "fedsgd":  # in FedAvg the clients step, at the setting's local_lr
         rate = setting.defense.shared_rate(rate)
@@ -121,24 +113,22 @@ def simulate(
     )  # fmt: skip
     names = schema(setting)
     for number in range(1, protocol.rounds + 1):
-        down = _sendable(server.weights, number)
-        updates, seconds = [], 0.0
-        for index, (client, part) in enumerate(zip(clients, parts, strict=True)):
-            broadcast = Update(decode(down, names))
-            keys = (setting.scenario, seed, index, number)
-            batches = draw_batches(setting, part, keys, secret, protocol.sampling_rate)
-            private = generator(secret, "round", seed, index, number)
-            began = time.perf_counter()
-            updates.append(client.round(broadcast, batches, private))
-            seconds += time.perf_counter() - began
+        (down,) = _sendable([server.weights], number)
+        (broadcast,) = decode_all([down], names)
+        keys = [(setting.scenario, seed, index, number) for index in range(count)]
+        batches = [
+            draw_batches(setting, part, own, secret, protocol.sampling_rate)
+            for part, own in zip(parts, keys, strict=True)
+        ]
+        private = [generator(secret, "round", seed, index, number) for index in range(count)]
         began = time.perf_counter()
-        messages = [_sendable(u, number) for u in setting.defense.message(updates)]
-        seconds += time.perf_counter() - began
-        server.step([Update(decode(message, names)) for message in messages])
+        sent = setting.defense.message(rounds(clients, broadcast, batches, private))
+        seconds = time.perf_counter() - began
+        messages = _sendable(sent, number)
+        server.step(decode_all(messages, names))
         last = number == protocol.rounds
         now = last or number % protocol.evaluate_every == 0
         found = measure(server.weights, clients) if now else Measured()
-        count = len(parts)
         yield Observation(
             number, server.weights, clients, found.accuracy, found.loss,
             sum(map(len, messages)) / count, float(len(down)), seconds / count, messages,
@@ -146,9 +136,9 @@ def simulate(
         )  # fmt: skip
 
 
-def _sendable(update: Update, number: int) -> bytes:
+def _sendable(updates: Sequence[Update], number: int) -> list[bytes]:
     try:
-        return encode(update)
+        return encode_all(updates)
     except WireError:
         raise Diverged(number) from None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+"""Normalised model inputs [B, C, H, W], or words [B, length], and labels int64 [B]."""
 
 
 class Update(Mapping[str, Tensor]):
@@ -51,3 +54,8 @@ class Update(Mapping[str, Tensor]):
     def norm(self) -> Tensor:
         """Euclidean norm over all entries of all tensors (a scalar)."""
         return torch.sqrt(sum((t.square().sum() for t in self.values()), torch.zeros(())))
+
+
+def stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of equal names and shapes, along a new first dimension."""
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

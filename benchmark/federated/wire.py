@@ -25,11 +25,14 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from benchmark.federated.update import Update
 
 Schema = Mapping[str, tuple[int, ...]]
 """Ordered tensor names with their shapes."""
@@ -41,7 +44,7 @@ HEADER = struct.Struct("<3sBII")
 
 _RICE = struct.Struct("<IBI")
 _PALETTE_LIMIT = 256
-_PROBE = 1024  # entries looked at before a palette is searched for in all of them
+_PROBE = 1024  # about so many entries are looked at before a palette is searched for in all
 _COUNT_LIMIT = 2**32  # tensors with more entries than a u32 can count are sent dense
 
 
@@ -57,12 +60,18 @@ def encode(tensors: Mapping[str, Tensor]) -> bytes:
     Raises:
         WireError: a tensor is not float32, or holds NaN or infinity; the message names it.
     """
-    parts = [b""]
-    for name, tensor in tensors.items():
-        parts += _encode_block(name, tensor)
-    blocks = b"".join(parts)
-    schema = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return HEADER.pack(MAGIC, VERSION, _fingerprint(schema), zlib.crc32(blocks)) + blocks
+    return encode_all([tensors])[0]
+
+
+def encode_all(updates: Sequence[Mapping[str, Tensor]]) -> list[bytes]:
+    """:func:`encode` of several updates of the same names and shapes."""
+    messages: list[list[bytes]] = [[] for _ in updates]
+    for name in updates[0]:
+        blocks = _encode_blocks(name, [update[name] for update in updates])
+        for message, block in zip(messages, blocks, strict=True):
+            message += block
+    fingerprint = _fingerprint({name: tuple(t.shape) for name, t in updates[0].items()})
+    return [_sealed(b"".join(message), fingerprint) for message in messages]
 
 
 def decode(message: bytes, schema: Schema) -> dict[str, Tensor]:
@@ -72,54 +81,95 @@ def decode(message: bytes, schema: Schema) -> dict[str, Tensor]:
         WireError: the bytes are cut, damaged, too long, or of another schema. Never more
             memory is taken than the schema's tensors and a few bytes per entry need.
     """
-    return {name: tensor for name, (_, tensor) in _blocks(message, schema).items()}
+    return dict(decode_all([message], schema)[0])
 
 
-def encodings(message: bytes, schema: Schema) -> dict[str, str]:
-    """Which of :data:`ENCODINGS` each tensor of ``message`` was sent in.
-
-    Raises:
-        WireError: as :func:`decode`.
-    """
-    return {name: ENCODINGS[tag] for name, (tag, _) in _blocks(message, schema).items()}
+def decode_all(messages: Sequence[bytes], schema: Schema) -> list[Update]:
+    """:func:`decode` of several messages of one schema; a tensor's rows share their memory."""
+    fingerprint = _fingerprint(schema)
+    readers = [_Reader(_opened(message, fingerprint)) for message in messages]
+    rows: list[dict[str, Tensor]] = [{} for _ in messages]
+    for name, shape in schema.items():
+        bits = np.empty((len(messages), math.prod(shape)), dtype="<u4")
+        for row, reader in zip(bits, readers, strict=True):
+            try:
+                _decode_block(reader, row)
+            except WireError as error:
+                raise WireError(f"{name}: {error}") from None
+        values = bits.view("<f4").astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            raise WireError(f"{name}: holds NaN or infinity")
+        values += np.float32(0)  # also where somebody else's encoder kept the sign of a zero
+        stack = torch.from_numpy(values).reshape(len(messages), *shape)
+        for decoded, tensor in zip(rows, stack, strict=True):
+            decoded[name] = tensor
+    for reader in readers:
+        if reader.at != len(reader.data):
+            raise WireError(f"{len(reader.data) - reader.at} bytes follow the last tensor")
+    return [Update(decoded) for decoded in rows]
 
 
 def _fingerprint(schema: Schema) -> int:
     """Checksum of names, shapes and their order."""
-    lines = (f"{name}:{','.join(str(int(side)) for side in shape)}" for name, shape in
-             schema.items())  # fmt: skip
+    return _checksum(tuple((name, tuple(shape)) for name, shape in schema.items()))
+
+
+@lru_cache(maxsize=64)
+def _checksum(schema: tuple[tuple[str, tuple[int, ...]], ...]) -> int:
+    lines = (f"{name}:{','.join(str(int(side)) for side in shape)}" for name, shape in schema)
     return zlib.crc32("\n".join(lines).encode())
+
+
+def _sealed(blocks: bytes, fingerprint: int) -> bytes:
+    return HEADER.pack(MAGIC, VERSION, fingerprint, zlib.crc32(blocks)) + blocks
 
 
 # ---------------------------------------------------------------------------------- encoding
 
 
-def _encode_block(name: str, tensor: Tensor) -> list[bytes]:
-    """Tag and payload of the smallest encoding of one tensor."""
-    if tensor.dtype != torch.float32:
-        raise WireError(f"{name}: only float32 can be sent, not {str(tensor.dtype)[6:]}")
-    values = tensor.detach().cpu().contiguous().numpy().reshape(-1)
+def _encode_blocks(name: str, tensors: Sequence[Tensor]) -> Iterator[list[bytes]]:
+    """Tag and payload of the smallest encoding of one tensor, of every message."""
+    for tensor in tensors:
+        if tensor.dtype != torch.float32:
+            raise WireError(f"{name}: only float32 can be sent, not {str(tensor.dtype)[6:]}")
+    values = np.stack([tensor.detach().cpu().numpy().reshape(-1) for tensor in tensors])
     if not np.isfinite(values).all():
         raise WireError(f"{name}: holds NaN or infinity, which cannot be sent")
-    values = np.ascontiguousarray(values + np.float32(0), dtype="<f4")  # -0.0 + 0.0 is 0.0
-    bits = values.view("<u4")
-    best = [b"\x00", bits.tobytes()]
-    if 0 < bits.size < _COUNT_LIMIT:
-        mask = bits != 0
-        kept = int(np.count_nonzero(mask))
-        size = min(4 * bits.size, -(-bits.size // 8) + 4 * kept)
-        if size < 4 * bits.size:
-            best = [b"\x01", np.packbits(mask, bitorder="little").tobytes(),
-                    bits[mask].tobytes()]  # fmt: skip
-        for other in (_encode_index(bits, mask, kept), _encode_palette(bits, mask, kept)):
-            if other and sum(map(len, other)) < size + 1:
-                best, size = other, sum(map(len, other)) - 1
-    return best
+    values += np.float32(0)  # -0.0 + 0.0 is 0.0
+    rows = values.astype("<f4", copy=False).view("<u4")
+    masks = rows != 0
+    distinct = _distinct(rows)
+    kept = np.count_nonzero(masks, axis=1)
+    for bits, mask, *counts in zip(rows, masks, kept.tolist(), distinct.tolist(), strict=True):
+        yield _smallest(bits, mask, *counts)
+
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """At least so many values are in each row: those of a sample, never of all of a big tensor."""
+    # the stride is odd, as widths of layers seldom are
+    sample = np.sort(rows[:, :: rows.shape[1] // _PROBE | 1], axis=1)
+    return 1 + np.count_nonzero(sample[:, 1:] != sample[:, :-1], axis=1)
+
+
+def _smallest(bits: np.ndarray, mask: np.ndarray, kept: int, distinct: int) -> list[bytes]:
+    dense, bitmap = 4 * bits.size, -(-bits.size // 8) + 4 * kept
+    if not 0 < bits.size < _COUNT_LIMIT:
+        return [b"\x00", bits.tobytes()]
+    size, best = min(dense, bitmap), []
+    others = (_encode_index(bits, mask, kept), _encode_palette(bits, mask, kept, distinct, size))
+    for other in filter(None, others):
+        if sum(map(len, other)) < size + 1:
+            best, size = other, sum(map(len, other)) - 1
+    if best:
+        return best
+    if size == dense:
+        return [b"\x00", bits.tobytes()]
+    return [b"\x01", np.packbits(mask, bitorder="little").tobytes(), bits[mask].tobytes()]
 
 
 def _encode_index(bits: np.ndarray, mask: np.ndarray, kept: int) -> list[bytes] | None:
     """Kept entries by Rice-coded distance; None where a bitmap is surely as short."""
-    if not 0 < kept < 0.45 * bits.size:
+    if not 0 < kept < 0.45 * bits.size or bits.size <= 8 * (_RICE.size + 1):
         return None  # above this density a distance costs no less than the zeros it skips
     places = np.flatnonzero(mask)
     gaps = np.diff(places, prepend=-1) - 1  # zeros skipped before each kept entry
@@ -135,11 +185,17 @@ def _encode_index(bits: np.ndarray, mask: np.ndarray, kept: int) -> list[bytes] 
             bits[places].tobytes()]  # fmt: skip
 
 
-def _encode_palette(bits: np.ndarray, mask: np.ndarray, kept: int) -> list[bytes] | None:
-    """A palette and indices into it; None where there are more than 256 distinct values."""
+def _encode_palette(
+    bits: np.ndarray, mask: np.ndarray, kept: int, distinct: int, size: int
+) -> list[bytes] | None:
+    """A palette and indices into it; None where there are more than 256 distinct values, or where
+    ``distinct`` of them already take more than ``size`` bytes."""
+    if distinct > _PALETTE_LIMIT:
+        return None
+    if 4 * distinct + bits.size * (distinct - 1).bit_length() // 8 > size:
+        return None
     stored = bits if kept == bits.size else bits[mask]
-    probe = stored[:: max(1, stored.size // _PROBE)]  # a sorted sample, never a big tensor
-    if np.unique(probe).size > _PALETTE_LIMIT:
+    if _distinct(stored[None]) > _PALETTE_LIMIT:
         return None
     palette = np.unique(stored)
     if kept < bits.size:
@@ -200,56 +256,45 @@ class _Reader:
         return numbers
 
 
-def _blocks(message: bytes, schema: Schema) -> dict[str, tuple[int, Tensor]]:
-    """Tag and tensor by name."""
+def _opened(message: bytes, fingerprint: int) -> memoryview:
+    """The blocks of a message whose header is right."""
     if len(message) < HEADER.size:
         raise WireError(f"{len(message)} bytes are too short for a message")
-    magic, version, fingerprint, checksum = HEADER.unpack_from(message)
+    magic, version, named, checksum = HEADER.unpack_from(message)
     if magic != MAGIC:
         raise WireError("the bytes do not begin like a message")
     if version != VERSION:
         raise WireError(f"message version {version} is unknown (this is version {VERSION})")
-    if fingerprint != _fingerprint(schema):
+    if named != fingerprint:
         raise WireError("the message belongs to other tensor names or shapes")
     blocks = memoryview(message)[HEADER.size :]
     if zlib.crc32(blocks) != checksum:
         raise WireError("the message is cut, too long or damaged (checksum)")
-    reader = _Reader(blocks)
-    decoded = {}
-    for name, shape in schema.items():
-        try:
-            tag, bits = _decode_block(reader, math.prod(shape))
-        except WireError as error:
-            raise WireError(f"{name}: {error}") from None
-        values = bits.view("<f4").astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            raise WireError(f"{name}: holds NaN or infinity")
-        values += np.float32(0)  # also where somebody else's encoder kept the sign of a zero
-        decoded[name] = (tag, torch.from_numpy(values).reshape(tuple(shape)))
-    if reader.at != len(blocks):
-        raise WireError(f"{len(blocks) - reader.at} bytes follow the last tensor")
-    return decoded
+    return blocks
 
 
-def _decode_block(reader: _Reader, size: int) -> tuple[int, np.ndarray]:
-    """Tag and entries, as bits in a fresh writable array, of the next tensor."""
+def _decode_block(reader: _Reader, bits: np.ndarray) -> None:
+    """Fill ``bits`` with the entries of the next tensor."""
     tag = reader.take(1)[0]
     if tag >= len(ENCODINGS):
         raise WireError(f"encoding {tag} is unknown")
     if tag == 0:
-        return tag, reader.words(size).copy()
-    if size == 0:
+        bits[:] = reader.words(bits.size)
+    elif bits.size == 0:
         raise WireError("an empty tensor is always dense")
-    if tag == 3:
+    elif tag == 3:
         palette = reader.words(reader.take(1)[0] + 1)
-        numbers = reader.numbers(size, (palette.size - 1).bit_length())
+        numbers = reader.numbers(bits.size, (palette.size - 1).bit_length())
         if int(numbers.max()) >= palette.size:
             raise WireError("an index points outside the palette")
-        return tag, palette[numbers]
-    places = np.flatnonzero(reader.bits(size)) if tag == 1 else _decode_index(reader, size)
-    bits = np.zeros(size, dtype="<u4")
-    bits[places] = reader.words(places.size)
-    return tag, bits
+        bits[:] = palette[numbers]
+    else:
+        whole = tag == 1
+        places = (
+            np.flatnonzero(reader.bits(bits.size)) if whole else _decode_index(reader, bits.size)
+        )
+        bits[:] = 0
+        bits[places] = reader.words(places.size)
 
 
 def _decode_index(reader: _Reader, size: int) -> np.ndarray:

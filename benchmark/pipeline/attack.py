@@ -1,4 +1,4 @@
-"""Attacking transcripts: one cell per reading and attack, each computed once and kept.
+"""Attacking transcripts: one cell per evidence and attack, each computed once and kept.
 
 A cell's guesses are a safetensors file: ``images`` [V, N, C, H, W] in [0, 1], or words [V, N,
 length]; ``labels`` [V, N] and ``soft`` [V, N, classes] where the attack gave them,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One attack on one file of transcripts, on all readings or on ``only`` one of them.
+    """One attack on one file of transcripts, on all evidences or on ``only`` one of them.
 
     ``key`` are the columns that its cells share: scenario, defense, point, checkpoint, seed,
     batch_size, attack and settings.
@@ -52,7 +52,7 @@ class Task:
     limit: float | None = None
     """Seconds a cell may take; its best guess by then counts, with status ``timeout``."""
     knowledge: tuple[str, ...] | None = None
-    """Which readings are attacked, by what they know; None for all."""
+    """Which evidences are attacked, by what they know; None for all."""
     only: str | None = None
     first: int | None = None
     """How many victims are attacked; None for all."""
@@ -143,7 +143,7 @@ def refuse_failed(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def attack_transcripts(task: Task) -> list[dict[str, Any]]:
-    """Compute what the store lacks; one record per reading, with its cell's folder.
+    """Compute what the store lacks; one record per evidence, with its cell's folder.
 
     A record holds the task's key, ``evidence``, ``knowledge``, ``status``, ``reason`` and, where
     guesses exist, ``cell`` and what the attack reported.
@@ -173,7 +173,7 @@ def saturation(
 ) -> list[Task]:
     """Tasks that spend larger budgets on a few victims of the first seed, in the board's settings.
 
-    They attack the reading that an attacker would believe for most of those victims.
+    They attack the evidence that an attacker would believe for most of those victims.
 
     Args:
         tasks: of :func:`plan`.
@@ -204,9 +204,9 @@ def saturation(
 
 
 def _believed(records: Sequence[Mapping[str, Any]], count: int) -> str:
-    """The reading that the attacker believes for most of the first victims.
+    """The evidence that the attacker believes for most of the first victims.
 
-    ``records`` are one attack's on one file, in the order of its readings.
+    ``records`` are one attack's on one file, in the order of its evidences.
     """
     from safetensors.numpy import load_file  # without torch, which the stage itself never needs
 
@@ -224,26 +224,26 @@ def _believed(records: Sequence[Mapping[str, Any]], count: int) -> str:
 
 
 def leftover(task: Task, failure: Failure) -> list[dict[str, Any]]:
-    """Records of a task that ended in a failure: each reading is tried in a worker of its own.
+    """Records of a task that ended in a failure: each evidence is tried in a worker of its own.
 
     What fails again is a record with the failure's reason, so that no row is missing; so is the
-    task where not even its readings can be told.
+    task where not even its evidences can be told.
     """
     from benchmark.attacks.base import get
     from benchmark.federated.transcript import read
 
     threat = get(task.key["attack"]).threat
     try:
-        readings = _attacked(task, read(task.transcripts))
+        evidences = _attacked(task, read(task.transcripts))
     except Exception:  # why they cannot be read, the task's own failure has said
         about = {**UNREAD, "status": failure.status, "reason": failure.reason}
         return [{**task.key, **about, "threat": threat}]
-    alone = [replace(task, only=name) for name in readings if task.only in (None, name)]
+    alone = [replace(task, only=name) for name in evidences if task.only in (None, name)]
     records = []
     for each, done in run(attack_transcripts, alone, workers=1, apart=True):
         if isinstance(done, Failure):
             assert each.only is not None
-            about = _about(readings[each.only][0])
+            about = _about(evidences[each.only][0])
             about |= {"status": done.status, "reason": done.reason, "evidence": each.only}
             records.append({**task.key, **about, "threat": threat})
         else:
@@ -261,11 +261,11 @@ def listed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def readable(transcripts: list[Any]) -> dict[str, list[Any]]:
-    """Every reading that applies to all the transcripts, by name, one evidence per victim."""
-    from benchmark.evidence.base import readings
+    """Every evidence that applies to all the transcripts, by name, one evidence per victim."""
+    from benchmark.evidence.base import registered_evidence
 
     found = {}
-    for entry in readings(transcripts[0].setting.defense.name):
+    for entry in registered_evidence(transcripts[0].setting.defense.name):
         evidences = [entry.build(transcript) for transcript in transcripts]
         if all(evidence is not None for evidence in evidences):
             found[entry.name] = evidences
@@ -273,7 +273,7 @@ def readable(transcripts: list[Any]) -> dict[str, list[Any]]:
 
 
 def _attacked(task: Task, transcripts: list[Any]) -> dict[str, list[Any]]:
-    """The readings that the task's attack is run on."""
+    """The evidences that the task's attack is run on."""
     return {
         name: evidences
         for name, evidences in readable(transcripts).items()
@@ -338,10 +338,10 @@ def roots(chosen: Any, setting: Any) -> list[str]:
 
     All evidence of the defense counts: what one function says of a transcript may rest on another.
     """
-    from benchmark.evidence.base import readings
+    from benchmark.evidence.base import registered_evidence
 
     defense = setting.defense.name
-    modules = {entry.build.__module__ for entry in readings(defense)}
+    modules = {entry.build.__module__ for entry in registered_evidence(defense)}
     return [
         "pipeline.attack",
         f"defenses.{defense}",

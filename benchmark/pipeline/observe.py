@@ -17,9 +17,10 @@ from torch import Tensor
 
 from benchmark.data.preparation import Private
 from benchmark.federated import transcript
+from benchmark.federated.client import rounds
 from benchmark.federated.setting import Setting, schema
 from benchmark.federated.update import Update
-from benchmark.federated.wire import decode, encode
+from benchmark.federated.wire import decode, encode, encode_all
 from benchmark.pipeline.train import Run, load_state, load_window, read_record
 from benchmark.results.columns import write_json
 from benchmark.runtime.paths import diverged_file, transcripts_file
@@ -76,17 +77,16 @@ def _observe(
     weights, clients = load_state(state, setting, scenario.federation.clients)
     down = encode(weights)
     broadcast = Update(decode(down, schema(setting)))
-    messages, senders, revealed = [], [], []
-    for victim in range(count):
-        sender = victim % len(clients)
-        client = clients[sender].copy()
-        inputs = setting.normalise(images[victim]).split(setting.batch_size)
-        batches = list(zip(inputs, labels[victim].split(setting.batch_size), strict=True))
-        rng = generator(private.secret, run, checkpoint, setting.batch_size, victim)
-        (sent,) = setting.defense.message([client.round(broadcast, batches, rng)])
-        messages.append(encode(sent))
-        senders.append(sender)
-        revealed.append(client.revealed)
+    senders = [victim % len(clients) for victim in range(count)]
+    victims = [clients[sender].copy() for sender in senders]
+    batches = [
+        list(zip(inputs.split(setting.batch_size), own.split(setting.batch_size), strict=True))
+        for inputs, own in zip(setting.normalise(images), labels, strict=True)
+    ]
+    keys = (private.secret, run, checkpoint, setting.batch_size)
+    sent = rounds(victims, broadcast, batches, [generator(*keys, k) for k in range(count)])
+    messages = encode_all([setting.defense.message([update])[0] for update in sent])
+    revealed = [client.revealed for client in victims]
     facts = {"defense": run.defense, "point": run.point, "seed": run.seed, "checkpoint": checkpoint}
     granted = labels if scenario.observation.side.order else labels.sort(dim=1).values
     told = granted if setting.labels_given else None

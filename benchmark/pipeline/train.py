@@ -1,10 +1,10 @@
 """Training one operating point from one seed, and keeping what the server and clients held.
 
 A run's folder holds ``record.json``, what it measured (rows of training.csv and checkpoints.csv,
-curves), and per checkpoint ``<checkpoint>.safetensors`` with the shared weights
-(``weights.<name>``), every client's own state (``client.<index>.private.<name>``,
-``client.<index>.memory.<name>``) and, of clients with a memory, the last messages as bytes
-(``client.<index>.sent.<number>``, oldest first).
+curves; why clients took turns, where they did), and per checkpoint ``<checkpoint>.safetensors``
+with the shared weights (``weights.<name>``), every client's own state
+(``client.<index>.private.<name>``, ``client.<index>.memory.<name>``) and, of clients with a memory,
+the last messages as bytes (``client.<index>.sent.<number>``, oldest first).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmark.data.preparation import (
     read_training,
 )
 from benchmark.defenses.base import build
-from benchmark.federated.client import Client
+from benchmark.federated.client import Client, one_by_one
 from benchmark.federated.setting import Setting, schema
 from benchmark.federated.simulation import (
     Diverged,
@@ -134,6 +134,7 @@ def train(
             "checkpoints": checkpoints,
             "curves": curves(seen),
             "diverged": diverged,
+            "one_by_one": one_by_one(setting),
             "seconds": time.monotonic() - began,
         },
     )
@@ -184,6 +185,20 @@ def digests(runs: Sequence[Run], scenario: Scenario, prepared: Path) -> dict[Run
     return found
 
 
+def groups(runs: Sequence[Run], scenario: Scenario) -> list[list[Run]]:
+    """What one worker trains: the seeds of an operating point. The points with the most to train
+    come first, so that no worker is left alone with one of them at the end."""
+    kinds: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        kinds.setdefault((run.defense, run.point), []).append(run)
+
+    def work(group: list[Run]) -> tuple[bool, int]:
+        defense = build(group[0].defense, scenario.entrants[group[0].defense][group[0].point])
+        return type(defense).personalised(), len(group)
+
+    return sorted(kinds.values(), key=work, reverse=True)
+
+
 def compute(run: Run, scenario: Scenario, prepared: Path, store: Store, key: str) -> Path:
     """Train a run and keep it in the store under its digest; returns its folder there."""
     setting = _setting(run, scenario, read_public(prepared / "public"))
@@ -209,12 +224,8 @@ def gradient_norm(setting: Setting, observation: Observation, parts: list[Exampl
     """Mean over clients of the norm of the undefended gradient on all their examples."""
     norms = []
     for client, part in zip(observation.clients, parts, strict=True):
-        noise = client.draw(len(part), torch.Generator().manual_seed(0))
-        step = client.gradient(
-            {**observation.weights, **client.private},
-            list(observation.weights), part.images, part.labels, noise,
-        )  # fmt: skip
-        norms.append(float(Update(step).norm()))
+        slope = client.gradient(observation.weights, part.images, part.labels)
+        norms.append(float(Update(slope).norm()))
     return sum(norms) / len(norms)
 
 
@@ -278,7 +289,8 @@ def save_state(
             for number, messages in enumerate(window):
                 tensors[f"client.{index}.sent.{number:04d}"] = as_tensor(messages[index])
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    whole = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+    save_file(whole, path)
 
 
 def load_state(path: Path, setting: Setting, clients: int) -> tuple[Update, list[Client]]:

@@ -188,7 +188,7 @@ def catalog(
     """catalog.json of one scenario, with the labels of its test set and of each client."""
     from benchmark.attacks.base import get as attack
     from benchmark.defenses.base import get as defense
-    from benchmark.evidence.base import readings
+    from benchmark.evidence.base import registered_evidence
 
     scenario = params.board(name)
     federation, observation = scenario.federation, scenario.observation
@@ -205,7 +205,7 @@ def catalog(
             "randomised": cls.randomised,
             "points": points,
         }
-        for entry in readings(entrant):
+        for entry in registered_evidence(entrant):
             known[f"{entrant}/{entry.name}"] = {
                 "knowledge": entry.knowledge,
                 "summary": entry.summary,

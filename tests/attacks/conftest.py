@@ -13,7 +13,7 @@ from torch.func import functional_call, grad
 from benchmark.defenses.base import build
 from benchmark.evidence.base import Evidence, Hidden, Term
 from benchmark.evidence.generic import linear_layers
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,9 @@ def predict(
     """The gradient of the training loss, the head's times a hidden factor if there is one."""
 
     def loss(weights: dict[str, Tensor]) -> Tensor:
-        return functional_call(skeleton(setting), weights, (guess["images"], {}, guess["labels"]))
+        return functional_call(
+            stateless_model(setting), weights, (guess["images"], {}, guess["labels"])
+        )
 
     update = grad(loss)(dict(data["shared"]))
     if "factor" in hidden:
@@ -77,7 +79,7 @@ def victims(
     """Evidence, true pixels and true labels of several victims of one model."""
     setting = setting_of(batch_size, labels == "given")
     rng = torch.Generator().manual_seed(5)
-    model = skeleton(setting)
+    model = stateless_model(setting)
     model.initialise(rng)
     shared = {name: p.detach().clone() for name, p in model.named_parameters()}
     evidences, images, truths = [], [], []
@@ -91,7 +93,6 @@ def victims(
         evidences.append(
             Evidence(
                 name="plain",
-                defense="none",
                 knowledge="oblivious",
                 setting=setting,
                 predict=function,

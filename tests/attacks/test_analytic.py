@@ -119,10 +119,10 @@ def test_several_images_behind_one_gradient_are_refused() -> None:
     [
         ("none", "mlp", "oblivious", True),
         ("none", "elu", "oblivious", True),
-        (build("pruning", {"keep": 0.1}), "elu", "sent", True),
+        (build("pruning", {"keep": 0.1}), "elu", "nonzero-entries", True),
         (build("pruning", {"keep": 0.1}), "elu", "oblivious", False),
         (build("dp", {"noise": 0.1}), "mlp", "oblivious", False),
-        (build("dp", {"noise": 0.1}), "mlp", "resimulated", True),
+        (build("dp", {"noise": 0.1}), "mlp", "bpda-eot", True),
     ],
     ids=str,
 )

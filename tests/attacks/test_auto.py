@@ -10,7 +10,7 @@ import torch
 from benchmark.attacks.auto import BUDGETS, DONE, PRIOR, Ensemble, _better
 from benchmark.attacks.base import get
 from benchmark.attacks.parts.optimisation import Found
-from benchmark.evidence.first_linear import rows
+from benchmark.evidence.first_linear import first_linear_layer
 from benchmark.evidence.generic import oblivious
 from benchmark.metrics import images as privacy
 from benchmark.metrics.selection import EXPLAINED
@@ -94,7 +94,9 @@ def linear_first(size: int, seed: int = 0):
     ]
 
 
-@pytest.mark.parametrize("read", [oblivious, rows], ids=["oblivious", "rows"])
+@pytest.mark.parametrize(
+    "read", [oblivious, first_linear_layer], ids=["oblivious", "first-linear-layer"]
+)
 def test_what_a_closed_form_certifies_is_not_searched(read) -> None:
     """A batch without labels, which no search of ten evaluations finds."""
     victim = linear_first(8)

@@ -48,7 +48,7 @@ def test_the_message_is_what_it_reads(batch_size: int) -> None:
 
 def test_knowing_the_defense_helps() -> None:
     setting = tiny.setting_of(build("pruning", {"keep": 0.05}))
-    adaptive, truths, _ = attacked(setting, "resimulated")
+    adaptive, truths, _ = attacked(setting, "bpda-eot")
     oblivious, _, _ = attacked(setting, "oblivious")
     assert mean_error(adaptive, truths) < mean_error(oblivious, truths) / 2
 

@@ -18,7 +18,7 @@ from benchmark.attacks.base import Unsupported, get
 from benchmark.attacks.peeling import Peeled, peel, slopes_behind
 from benchmark.data import datasets
 from benchmark.evidence.base import Term
-from benchmark.evidence.first_linear import rows
+from benchmark.evidence.first_linear import first_linear_layer
 from benchmark.evidence.generic import client_update, linear_layers, oblivious
 from benchmark.metrics import images as privacy
 from benchmarks.peeling import as_published, on_the_board
@@ -138,7 +138,7 @@ def test_one_local_step_is_a_gradient_times_its_rate() -> None:
 
 def test_evidence_without_labels_gets_none() -> None:
     victim = batch(4)
-    evidence = rows(victim.transcript)
+    evidence = first_linear_layer(victim.transcript)
     assert evidence is not None
     guess = get("peeling").run([evidence])[0]
     order = privacy.match(guess.images.numpy(), victim.truth["pixels"])

@@ -9,7 +9,7 @@ from benchmark.attacks.base import get
 from benchmark.attacks.cpl import WithPrediction
 from benchmark.attacks.parts.priors import GroupConsistency
 from benchmark.evidence.generic import oblivious
-from benchmark.federated.setting import skeleton
+from benchmark.federated.setting import stateless_model
 from tests.tiny import observe, setting_of
 
 
@@ -35,7 +35,7 @@ def test_cpl_adds_the_models_own_prediction_to_what_is_predicted() -> None:
     victim = observe(setting_of("none"))[0]
     evidence = oblivious(victim.transcript)
     found = WithPrediction(evidence.predict)(evidence.setting, victim.guess, {}, evidence.data)
-    model = skeleton(evidence.setting)
+    model = stateless_model(evidence.setting)
     model.load_state_dict(dict(victim.transcript.broadcast))
     expected = model(victim.guess["images"]).softmax(-1)
     assert torch.allclose(found["prediction"]["probabilities"], expected)
@@ -46,7 +46,7 @@ def test_cpl_adds_the_models_own_prediction_to_what_is_predicted() -> None:
 def test_cpl_is_drawn_to_images_that_the_model_classifies_as_the_label() -> None:
     victim = observe(setting_of("none"))[0]
     evidence = oblivious(victim.transcript)
-    model = skeleton(evidence.setting)
+    model = stateless_model(evidence.setting)
 
     def confidence(fit: float) -> float:
         guess = get("cpl").configured(fit=fit, iterations=40).run([evidence])[0]

@@ -76,7 +76,7 @@ def test_batches_and_local_steps_are_read_and_masked_terms_refused() -> None:
         assert guess.images.shape == (6, 1, 6, 6)
         # Its own search and one for each of the two batches that it learns from, of three steps.
         assert (guess.evaluations, guess.simulated) == (4 + 2 * 4, 2 * 3)
-    pruned = readable(rounds(tiny.setting_of(build("pruning", {})), 1)[0])["sent"]
+    pruned = readable(rounds(tiny.setting_of(build("pruning", {})), 1)[0])["nonzero-entries"]
     with pytest.raises(Unsupported, match="masks"):
         ROG.run(pruned, PUBLIC)
     with pytest.raises(Unsupported, match="simulate"):

@@ -18,7 +18,7 @@ from benchmark.attacks.parts.priors import VectorLength
 from benchmark.config.schema import load_params
 from benchmark.defenses.base import build as defense
 from benchmark.evidence.base import Term
-from benchmark.evidence.generic import oblivious, sent
+from benchmark.evidence.generic import nonzero_entries, oblivious
 from tests import sentences, tiny
 
 SEARCHES = ["dlg", "tag", "lamp"]
@@ -63,7 +63,7 @@ def test_equal_seeds_give_equal_sentences(name: str, victims: list[tiny.Victim])
 def test_pruned_words_are_still_named() -> None:
     """A word whose vector has a gradient was read: ninety percent pruned, hardly a row is lost."""
     (victim,) = tiny.observe(sentences.setting_of(defense("pruning", {"keep": 0.1})), 1)
-    evidence = sent(victim.transcript)
+    evidence = nonzero_entries(victim.transcript)
     assert evidence is not None
     present = set(words.words_present(evidence).tolist())
     read = set(victim.truth["pixels"].flatten().tolist())

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from benchmark.defenses.base import build
 from benchmark.defenses.parts.bottleneck import Bottlenecked
 from benchmark.federated.client import Client
-from benchmark.federated.setting import Setting, schema, skeleton
+from benchmark.federated.setting import Setting, schema, stateless_model
 from benchmark.federated.simulation import start
 from benchmark.federated.update import Update
 from benchmark.models.base import build as build_model
@@ -112,7 +112,7 @@ def hyper_client(hidden: int = 7, **facts: object) -> tuple[Setting, Update, Cli
 
 def generated(weights: Update, embedding: Tensor) -> dict[str, Tensor]:
     """theta = W relu(T v + t) + b, output by output, by hand."""
-    code = (weights["hyper.trunk.weight"] @ embedding + weights["hyper.trunk.bias"]).clamp_min(0)
+    code = (weights["hyper.hidden.weight"] @ embedding + weights["hyper.hidden.bias"]).clamp_min(0)
     plain = build_model("elu", (1, 6, 6), 10)
     return {
         name: (
@@ -126,7 +126,7 @@ def generated(weights: Update, embedding: Tensor) -> dict[str, Tensor]:
 def test_hyperfl_works_with_generated_weights() -> None:
     setting, weights, client = hyper_client()
     images = torch.randn(4, 1, 6, 6, generator=tiny.rng(3))
-    logits = functional_call(skeleton(setting), {**weights, **client.private}, (images,))
+    logits = functional_call(stateless_model(setting), {**weights, **client.private}, (images,))
     made = {f"features.{n}": t for n, t in generated(weights, client.private["embedding"]).items()}
     head = {n: t for n, t in client.private.items() if n.startswith("head.")}
     plain = build_model("elu", (1, 6, 6), 10)
@@ -183,10 +183,12 @@ def test_hyperfl_embeddings_and_heads_are_each_clients_own() -> None:
 def test_fedrep_keeps_its_last_layers(layers: int, kept: set[str]) -> None:
     setting = tiny.setting_of(build("fedrep", {"private_layers": layers}), batch_size=2)
     weights, (client,) = start(setting, 1, 0, tiny.SECRET)
-    everything = {n for n, _ in skeleton(setting).named_parameters()}
+    everything = {n for n, _ in stateless_model(setting).named_parameters()}
     assert {name.rsplit(".", 1)[0] for name in client.private} == kept
     assert set(weights) == everything - set(client.private)
-    assert all(type(setting.defense).fitted_first(setting.defense, n) for n in client.private)
+    assert all(
+        type(setting.defense).trained_before_shared(setting.defense, n) for n in client.private
+    )
 
 
 def test_fedrep_fits_its_head_before_the_features_move() -> None:
@@ -194,7 +196,7 @@ def test_fedrep_fits_its_head_before_the_features_move() -> None:
     setting = tiny.setting_of(build("fedrep", {}), batch_size=3, private_lr=0.5)
     weights, (client,) = start(setting, 1, 0, tiny.SECRET)
     images, labels = tiny.batches_of(setting, *tiny.images_of(setting, 0))[0]
-    model = skeleton(setting)
+    model = stateless_model(setting)
 
     def gradients(parameters: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
         leaves = {n: parameters[n].clone().requires_grad_() for n in wanted}

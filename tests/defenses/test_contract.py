@@ -14,7 +14,7 @@ import benchmark.defenses
 from benchmark.defenses import base
 from benchmark.defenses.base import Defense, build, names
 from benchmark.federated.client import Client
-from benchmark.federated.setting import Setting, schema, skeleton
+from benchmark.federated.setting import Setting, schema, stateless_model
 from benchmark.federated.simulation import start
 from benchmark.federated.update import Update
 from benchmark.federated.wire import decode, encode
@@ -91,13 +91,13 @@ def test_server_and_attacker_see_only_bytes(defense: Defense, algorithm: str) ->
 def test_what_stays_is_never_sent(defense: Defense) -> None:
     setting = tiny.setting_of(defense, batch_size=3)
     sent, client = a_round(defense, 1, setting)
-    everything = dict(skeleton(setting).named_parameters())
+    everything = dict(stateless_model(setting).named_parameters())
     assert set(sent) | set(client.private) == set(everything)
     assert not set(sent) & set(client.private)
     assert bool(client.private) == type(defense).personalised()
     assert all(defense.shared(name) for name in sent)
     assert not any(defense.shared(name) for name in client.private)
-    held = {name for name in client.private if defense.fitted_first(name)}
+    held = {name for name in client.private if defense.trained_before_shared(name)}
     assert all(f"private.{name}" in client.revealed for name in held)
 
 
@@ -113,7 +113,7 @@ def test_equal_draws_give_equal_messages(defense: Defense) -> None:
     noisy = not same(
         defense.protect(update, nothing, tiny.rng())[0], defense.protect(update, nothing, None)[0]
     )
-    draws = bool(skeleton(tiny.setting_of(defense)).noise_shapes(1))
+    draws = bool(stateless_model(tiny.setting_of(defense)).noise_shapes(1))
     private = noisy or draws or type(defense).local is not Defense.local
     assert same(first, other) != private
 

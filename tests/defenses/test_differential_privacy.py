@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from benchmark.defenses.base import build
 from benchmark.defenses.parts.accounting import epsilon
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.simulation import start
 from benchmark.federated.update import Update
 from tests import tiny
@@ -219,7 +219,9 @@ def slow_sum(setting: Setting, images: Tensor, labels: Tensor) -> dict[str, Tens
     total = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     for image, label in zip(images, labels, strict=True):
         leaves = {name: t.clone().requires_grad_() for name, t in weights.items()}
-        loss = F.cross_entropy(functional_call(skeleton(setting), leaves, image[None]), label[None])
+        loss = F.cross_entropy(
+            functional_call(stateless_model(setting), leaves, image[None]), label[None]
+        )
         grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
         size = math.sqrt(sum(float(g.square().sum()) for g in grads.values()))
         factor = min(1.0, setting.defense.clip / size)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""DGP and top-k against an independent reading of their papers, entry by entry."""
+"""DGP and top-k against an independent implementation, entry by entry."""
 
 from __future__ import annotations
 

@@ -100,8 +100,8 @@ def test_check_refuses_evidence_that_no_digest_would_cover(board, file, defense,
     """An orphan, whose defense was renamed, and evidence in a file of another name."""
     stray = board / f"benchmark/evidence/{file}.py"
     stray.write_text(
-        "from benchmark.evidence.base import reads\n\n\n"
-        f'@reads("{defense}")\ndef levels(transcript):\n    """Nothing."""\n    return None\n'
+        "from benchmark.evidence.base import evidence_of\n\n\n"
+        f'@evidence_of("{defense}")\ndef levels(transcript):\n    """Nothing."""\n    return None\n'
     )
     code, said = board.call("stages.check")
     stray.unlink()
@@ -136,7 +136,7 @@ class Faulty(Attack):
     """Fails on one evidence."""
 
     def reconstruct(self, evidences, public, seeds, deadline):
-        if evidences[0].name == "sent":
+        if evidences[0].name == "nonzero-entries":
             raise RuntimeError("the attack\\nbroke")
         setting = evidences[0].setting
         grey = torch.full((setting.images, *setting.shape), 0.5)

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from benchmark.attacks.base import get
 from benchmark.defenses.base import Defense, build
-from benchmark.evidence.base import readings
+from benchmark.evidence.base import registered_evidence
 from benchmark.evidence.generic import client_update
 from benchmark.evidence.hyperfl import code, generated
 from benchmark.evidence.precode import encoder_features
-from benchmark.federated.setting import Setting, skeleton
+from benchmark.federated.setting import Setting, stateless_model
 from benchmark.federated.simulation import start
 from benchmark.federated.update import Update
 from benchmark.models.base import build as build_model
@@ -99,14 +99,14 @@ def hyperfl(batch_size: int = 1, hidden: int = 12, **facts: Any) -> list[Victim]
 def plain_gradient(victim: Victim) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights that were generated, and the ordinary model's gradient in them."""
     sent, truth = victim.transcript.broadcast, victim.truth
-    trunk = F.linear(
-        truth["private.embedding"], sent["hyper.trunk.weight"], sent["hyper.trunk.bias"]
+    code_before_relu = F.linear(
+        truth["private.embedding"], sent["hyper.hidden.weight"], sent["hyper.hidden.bias"]
     )
     plain = build_model("elu", (1, 6, 6), 10)
     theta = {}
     for name, weight in plain.features.named_parameters():
         output = f"hyper.{name.replace('.', '_')}"
-        flat = F.linear(F.relu(trunk), sent[f"{output}.weight"], sent[f"{output}.bias"])
+        flat = F.linear(F.relu(code_before_relu), sent[f"{output}.weight"], sent[f"{output}.bias"])
         theta[name] = flat.view(weight.shape).detach().requires_grad_()
     features = functional_call(plain.features, theta, (truth["images"],))
     logits = F.linear(features, truth["private.head.weight"], truth["private.head.bias"])
@@ -119,7 +119,7 @@ def plain_gradient(victim: Victim) -> tuple[dict[str, Tensor], dict[str, Tensor]
 def test_hyperfl_head_bias_gradient_is_the_feature_extractor_gradient(batch_size: int) -> None:
     for victim in hyperfl(batch_size):
         _, expected = plain_gradient(victim)
-        found = read(victim, "identity").terms["update"].value
+        found = read(victim, "generated-weights").terms["update"].value
         assert list(found) == list(expected)
         for name, tensor in expected.items():
             assert torch.equal(found[name][0], tensor), name
@@ -130,7 +130,7 @@ def test_hyperfl_code_and_weights_follow_from_one_message(batch_size: int) -> No
     for victim in hyperfl(batch_size):
         sent = victim.transcript.broadcast
         embedding = victim.truth["private.embedding"]
-        true = F.relu(F.linear(embedding, sent["hyper.trunk.weight"], sent["hyper.trunk.bias"]))
+        true = F.relu(F.linear(embedding, sent["hyper.hidden.weight"], sent["hyper.hidden.bias"]))
         assert torch.allclose(code(victim.transcript), true, atol=1e-5 * float(true.norm()))
         theta, _ = plain_gradient(victim)
         made = generated(victim.transcript, code(victim.transcript).unsqueeze(0))
@@ -138,13 +138,15 @@ def test_hyperfl_code_and_weights_follow_from_one_message(batch_size: int) -> No
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_hyperfl_identity_explains_the_message_without_head_and_label(batch_size: int) -> None:
+def test_hyperfl_generated_weights_explain_the_message_without_head_and_label(
+    batch_size: int,
+) -> None:
     for victim in hyperfl(batch_size):
-        evidence = read(victim, "identity")
+        evidence = read(victim, "generated-weights")
         assert evidence.labels == "eliminated" and evidence.given is None
         assert error(victim, evidence) < 1e-5
         assert max(losses(victim, evidence)) < 1e-6
-        assert not evidence.hidden, "what arrives from the head is known, or solved for"
+        assert not evidence.hidden, "the output gradient is known, or solved for"
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-9, 1e-22, 1e-36])
@@ -181,49 +183,53 @@ def features_of_truth(victim: Victim) -> Tensor:
 
 
 @pytest.mark.parametrize("defense", PRECODES, ids=lambda d: d.name)
-def test_the_encoders_ratio_is_the_features_whatever_was_drawn(defense: Defense) -> None:
+def test_the_encoders_gradients_give_the_features_whatever_was_drawn(defense: Defense) -> None:
     for victim in tiny.observe(tiny.setting_of(defense), 6):
         term = encoder_features(victim.transcript)
         assert term is not None
         true = features_of_truth(victim)
         assert torch.allclose(term.value["features"], true, atol=1e-5 * float(true.norm()))
-        evidence = read(victim, "features")
+        evidence = read(victim, "bottleneck-features")
         assert evidence.labels == "eliminated"
         assert error(victim, evidence, "features") < 1e-5
-        assert error(victim, read(victim, "joint"), "features") < 1e-5
+        assert error(victim, read(victim, "features-and-gradient"), "features") < 1e-5
 
 
-def test_the_encoder_passes_on_what_arrives_at_the_features() -> None:
+def test_the_encoder_shows_the_gradient_of_the_features() -> None:
     """The layers in front are predicted without draw, head or label, up to the noise on them."""
     for victim in tiny.observe(tiny.setting_of(PRECODES[0]), 3):
-        evidence = read(victim, "upstream")
+        evidence = read(victim, "known-feature-gradient")
         assert evidence.labels == "eliminated" and not evidence.hidden
         assert error(victim, evidence) < 1e-5
         assert max(losses(victim, evidence)) < 1e-6
-        assert max(losses(victim, read(victim, "joint"))) < 1e-6
+        assert max(losses(victim, read(victim, "features-and-gradient"))) < 1e-6
     for victim in tiny.observe(tiny.setting_of(PRECODES[1]), 3):
-        evidence = read(victim, "upstream")
+        evidence = read(victim, "known-feature-gradient")
         term, predicted = evidence.terms["update"], at_truth(victim, evidence)["update"]
         gap = torch.cat([(term.value[n] - predicted[n]).flatten() for n in term.value])
         assert evidence.noisy and float(gap.std()) == pytest.approx(0.5, rel=0.05)
 
 
-def test_the_features_of_several_images_are_not_read_off_a_ratio() -> None:
+def test_the_features_of_several_images_do_not_follow_from_the_encoder() -> None:
     for defense in PRECODES:
         (victim,) = tiny.observe(tiny.setting_of(defense, batch_size=2))
-        names = {e.name: e for e in readings(defense.name)}
-        assert names["features"].build(victim.transcript) is None
-        assert names["joint"].build(victim.transcript) is None
-        assert names["ignore"].build(victim.transcript) is not None
+        names = {e.name: e for e in registered_evidence(defense.name)}
+        assert names["bottleneck-features"].build(victim.transcript) is None
+        assert names["features-and-gradient"].build(victim.transcript) is None
+        assert names["before-bottleneck"].build(victim.transcript) is not None
 
 
 NOISED = build("ppp", {"width": 6, "noise": 0.01, "noised_encoder": True})
 
 
-def test_a_noised_encoder_leaves_a_noisy_ratio() -> None:
+def test_a_noised_encoder_gives_noisy_features() -> None:
     for victim in tiny.observe(tiny.setting_of(NOISED), 4):
-        names = {e.name: e for e in readings("ppp")}
-        for name in ("features", "upstream", "joint"):
+        names = {e.name: e for e in registered_evidence("ppp")}
+        for name in (
+            "bottleneck-features",
+            "known-feature-gradient",
+            "features-and-gradient",
+        ):
             assert names[name].build(victim.transcript) is None
         term, true = encoder_features(victim.transcript), features_of_truth(victim)
         assert term is not None
@@ -234,7 +240,7 @@ def test_a_noised_encoder_leaves_a_noisy_ratio() -> None:
 def test_the_clean_decoder_gives_the_draw_behind_a_noised_encoder(granted: bool) -> None:
     """With the draw solved for, all that is left is the noise, of the stated size."""
     for victim in tiny.observe(tiny.setting_of(NOISED, labels_given=granted), 3):
-        evidence = read(victim, "sampled")
+        evidence = read(victim, "solved-bottleneck-noise")
         assert evidence.noisy and not evidence.hidden and evidence.labels == "eliminated"
         predicted, term = at_truth(victim, evidence)["update"], evidence.terms["update"]
         assert torch.allclose(predicted["draw"], victim.truth["noise.bottleneck"], atol=1e-4)
@@ -248,22 +254,20 @@ def test_the_clean_decoder_gives_the_draw_behind_a_noised_encoder(granted: bool)
 
 @pytest.mark.parametrize("name", ["precode", "ppp"])
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_resimulated_bottlenecks_are_the_mean_over_opposite_draws(
-    name: str, batch_size: int
-) -> None:
+def test_bpda_eot_bottlenecks_are_the_mean_over_opposite_draws(name: str, batch_size: int) -> None:
     """And the truth explains the message better than with one draw that is not the client's."""
     defense = build(name, {"width": 6})
     victims = tiny.observe(tiny.setting_of(defense, batch_size=batch_size), 4)
     single, expected = [], []
     for victim in victims:
-        evidence = read(victim, "resimulated")
+        evidence = read(victim, "bpda-eot")
         draws = evidence.data["draws"]["bottleneck"]
         assert evidence.cost == len(draws) >= 2 and torch.equal(draws[0], -draws[1])
         updates = []
         for draw in draws:
             shared = {n: t.clone().requires_grad_() for n, t in evidence.data["shared"].items()}
             inputs = (victim.guess["images"], {"bottleneck": draw}, victim.guess["labels"])
-            model = skeleton(victim.transcript.setting)
+            model = stateless_model(victim.transcript.setting)
             loss = functional_call(model, shared, inputs)
             updates.append(torch.autograd.grad(loss, list(shared.values())))
         mean = {
@@ -278,7 +282,7 @@ def test_resimulated_bottlenecks_are_the_mean_over_opposite_draws(
 def test_what_draws_nothing_costs_one_gradient_a_step() -> None:
     for setting in (tiny.setting_of("dgp"), tiny.fedavg("dgp", local_steps=2)):
         (victim,) = tiny.observe(setting)
-        evidence = read(victim, "resimulated")
+        evidence = read(victim, "bpda-eot")
         assert "draws" not in evidence.data and evidence.cost == setting.local_steps
 
 
@@ -310,7 +314,7 @@ def test_the_draws_behind_the_bottleneck_can_be_optimised_along(defense: Defense
 def test_fedrep_headless_explains_the_update_exactly(layers: int, facts: dict[str, Any]) -> None:
     setting = tiny.setting_of(build("fedrep", {"private_layers": layers}), **facts)
     for victim in tiny.observe(setting, 3):
-        evidence = read(victim, "headless")
+        evidence = read(victim, "shared-layers")
         assert evidence.labels == "eliminated"
         assert error(victim, evidence) < 1e-4
         assert max(losses(victim, evidence)) < 1e-6
@@ -322,8 +326,8 @@ def test_fedrep_hidden_gradients_are_near_one(layers: int) -> None:
     """The attack's start, standard normal, is of the size of what it looks for."""
     setting = tiny.fedavg(build("fedrep", {"private_layers": layers}))
     for victim in tiny.observe(setting, 3):
-        evidence = read(victim, "headless")
-        hidden = evidence.reveal(evidence.setting, victim.truth, evidence.data)["upstream"]
+        evidence = read(victim, "shared-layers")
+        hidden = evidence.reveal(evidence.setting, victim.truth, evidence.data)["output_gradient"]
         assert 0.1 < float(hidden.square().mean().sqrt()) < 10
 
 
@@ -332,13 +336,13 @@ def test_fedrep_hidden_gradients_are_near_one(layers: int) -> None:
 
 @pytest.mark.parametrize("facts", [{}, {"batch_size": 4}], ids=["B=1", "B=4"])
 @pytest.mark.parametrize("clip", [0.05, 100.0])
-def test_dpsgd_resimulated_explains_all_but_the_noise(facts: dict[str, Any], clip: float) -> None:
+def test_dpsgd_bpda_eot_explains_all_but_the_noise(facts: dict[str, Any], clip: float) -> None:
     quiet = build("dpsgd", {"noise": 1e-9, "clip": clip})
     for victim in tiny.observe(tiny.setting_of(quiet, **facts), 2):
-        assert error(victim, read(victim, "resimulated")) < 1e-5
+        assert error(victim, read(victim, "bpda-eot")) < 1e-5
     noisy = build("dpsgd", {"noise": 0.7, "clip": clip})
     (victim,) = tiny.observe(tiny.setting_of(noisy, **facts))
-    evidence = read(victim, "resimulated")
+    evidence = read(victim, "bpda-eot")
     predicted, term = at_truth(victim, evidence)["update"], evidence.terms["update"]
     gap = torch.cat([(term.value[n] - predicted[n]).flatten() for n in predicted])
     assert term.variance is not None
@@ -347,17 +351,17 @@ def test_dpsgd_resimulated_explains_all_but_the_noise(facts: dict[str, Any], cli
     assert float(gap.std()) == pytest.approx(stated, rel=0.05)
 
 
-def test_dpsgd_resimulated_unrolls_local_steps() -> None:
+def test_dpsgd_bpda_eot_unrolls_local_steps() -> None:
     quiet = build("dpsgd", {"noise": 1e-9, "clip": 0.3})
     (victim,) = tiny.observe(tiny.fedavg(quiet))
-    assert error(victim, read(victim, "resimulated")) < 1e-4
+    assert error(victim, read(victim, "bpda-eot")) < 1e-4
 
 
 @pytest.mark.parametrize("clip", [0.05, 100.0])
-def test_dp_resimulated_explains_all_but_the_noise(clip: float) -> None:
+def test_dp_bpda_eot_explains_all_but_the_noise(clip: float) -> None:
     noisy = build("dp", {"noise": 0.3, "clip": clip})
     (victim,) = tiny.observe(tiny.setting_of(noisy))
-    evidence = read(victim, "resimulated")
+    evidence = read(victim, "bpda-eot")
     predicted, term = at_truth(victim, evidence)["update"], evidence.terms["update"]
     gap = torch.cat([(term.value[n] - predicted[n]).flatten() for n in predicted])
     assert term.variance is not None
@@ -370,14 +374,14 @@ def test_dp_resimulated_explains_all_but_the_noise(clip: float) -> None:
 
 @pytest.mark.parametrize("remembering", [False, True], ids=["first round", "with residual"])
 @pytest.mark.parametrize(
-    ("name", "fields", "reading"),
+    ("name", "fields"),
     [
-        ("pruning", {"keep": 0.1}, "threshold"), ("pruning", {"keep": 0.01}, "threshold"),
-        ("dgp", {}, "band"), ("dgp", {"drop_largest": 0.1, "drop_smallest": 0.85}, "band"),
+        ("pruning", {"keep": 0.1}), ("pruning", {"keep": 0.01}),
+        ("dgp", {}), ("dgp", {"drop_largest": 0.1, "drop_smallest": 0.85}),
     ],
 )  # fmt: skip
 def test_bounds_hold_for_what_was_not_sent(
-    name: str, fields: dict[str, Any], reading: str, remembering: bool
+    name: str, fields: dict[str, Any], remembering: bool
 ) -> None:
     """Sent entries are the carried update's own; the others lie where the bounds allow."""
     setting = tiny.setting_of(build(name, fields))
@@ -389,7 +393,9 @@ def test_bounds_hold_for_what_was_not_sent(
     memory = client.memory
     (victim,) = tiny.observe(setting, start_from=(weights, [client]))
     carried = client.copy().train(weights, batches, tiny.rng()) + memory
-    (sent, term) = (read(victim, n).terms["update"] for n in ("sent", reading))
+    (sent, term) = (
+        read(victim, n).terms["update"] for n in ("nonzero-entries", "pruning-thresholds")
+    )
     for key, value in term.value.items():
         assert term.mask and term.lower and sent.mask
         mask, true = term.mask[key].bool(), carried[key].abs()
@@ -403,15 +409,15 @@ def test_bounds_hold_for_what_was_not_sent(
         assert bool(term.upper) == (name == "dgp")
 
 
-@pytest.mark.parametrize(("name", "reading"), [("pruning", "threshold"), ("dgp", "band")])
-def test_the_truth_of_a_first_round_has_no_loss_under_the_bounds(name: str, reading: str) -> None:
+@pytest.mark.parametrize("name", ["pruning", "dgp"])
+def test_the_truth_of_a_first_round_has_no_loss_under_the_bounds(name: str) -> None:
     for victim in tiny.observe(tiny.setting_of(name), 2):
-        assert max(losses(victim, read(victim, "sent"))) < 1e-6
-        assert max(losses(victim, read(victim, reading))) < 1e-6
+        assert max(losses(victim, read(victim, "nonzero-entries"))) < 1e-6
+        assert max(losses(victim, read(victim, "pruning-thresholds"))) < 1e-6
         assert min(losses(victim, read(victim, "oblivious"))) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["dgp", "pruning"])
-def test_resimulated_pruning_explains_a_first_round_exactly(name: str) -> None:
+def test_bpda_eot_pruning_explains_a_first_round_exactly(name: str) -> None:
     for victim in tiny.observe(tiny.setting_of(name), 2):
-        assert error(victim, read(victim, "resimulated")) < 1e-6
+        assert error(victim, read(victim, "bpda-eot")) < 1e-6

@@ -1,10 +1,9 @@
-"""What holds for every reading of every defense, at its defaults and every operating point."""
+"""What holds for every evidence of every defense, at its defaults and every operating point."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from benchmark.attacks.base import get
 from benchmark.defenses import base as defenses
 from benchmark.defenses.base import Defense, build, names
 from benchmark.evidence import base
-from benchmark.evidence.base import EVERY, Evidence, readings, reads
+from benchmark.evidence.base import EVERY, Evidence, evidence_of, registered_evidence
 from benchmark.federated.setting import Setting
 from benchmark.pipeline.attack import readable
 from benchmark.results.columns import KNOWLEDGE
@@ -147,8 +146,8 @@ def test_every_prediction_can_be_stacked_and_differentiated(defense: Defense, fa
 
 
 @pytest.mark.parametrize("name", names())
-def test_readings_are_known_by_name_and_knowledge(name: str) -> None:
-    entries = readings(name)
+def test_evidence_is_known_by_name_and_knowledge(name: str) -> None:
+    entries = registered_evidence(name)
     assert len({entry.name for entry in entries}) == len(entries)
     (victim,) = tiny.observe(tiny.setting_of(name))
     for entry in entries:
@@ -157,10 +156,11 @@ def test_readings_are_known_by_name_and_knowledge(name: str) -> None:
         evidence = entry.build(victim.transcript)
         if evidence is not None:
             assert (evidence.name, evidence.knowledge) == (entry.name, entry.knowledge)
-    assert [e.name for e in entries if e.knowledge == "oblivious"] == ["oblivious", "body", "rows"]
+    oblivious = [e.name for e in entries if e.knowledge == "oblivious"]
+    assert oblivious == ["oblivious", "without-last-layer", "first-linear-layer"]
 
 
-def test_every_own_reading_applies_somewhere() -> None:
+def test_every_own_evidence_applies_somewhere() -> None:
     found: dict[str, set[str]] = {}
     for defense in tiny.points():
         for facts in SETTINGS.values():
@@ -169,11 +169,21 @@ def test_every_own_reading_applies_somewhere() -> None:
     for name in ("pruning", "dgp"):  # whose clients hold something back
         found[name] |= set(readable([tiny.remembered(tiny.setting_of(name))[0].transcript]))
     for name in names():
-        assert {e.name for e in readings(name) if e.defense == name} <= found[name]
-    assert found["none"] == {"oblivious", "rows", "body"}
-    assert {"sent", "sent-rows", "threshold", "resimulated"} <= found["pruning"]
-    assert {"sent", "sent-rows", "band", "resimulated"} <= found["dgp"]
-    assert {"ignore", "features", "joint", "joint-noise"} <= found["precode"] & found["ppp"]
+        assert {e.name for e in registered_evidence(name) if e.defense == name} <= found[name]
+    assert found["none"] == {"oblivious", "first-linear-layer", "without-last-layer"}
+    pruned = {"nonzero-entries", "first-linear-layer-nonzero", "pruning-thresholds", "bpda-eot"}
+    assert pruned <= found["pruning"] & found["dgp"]
+    bottlenecked = {"before-bottleneck", "bottleneck-features", "features-and-gradient"}
+    assert bottlenecked | {"joint-noise"} <= found["precode"] & found["ppp"]
+
+
+def test_evidence_that_averages_over_random_draws_says_so() -> None:
+    for defense in tiny.points():
+        (victim,) = tiny.observe(tiny.setting_of(defense))
+        for name, (evidence,) in readable([victim.transcript]).items():
+            averages = bool({"draws", "streams"} & set(evidence.data))
+            assert evidence.exact != averages, (defense, name)
+            assert not averages or name == "bpda-eot"
 
 
 def test_labels_are_given_only_where_they_are_granted() -> None:
@@ -208,11 +218,12 @@ def test_observations_count_what_the_mask_lets_through() -> None:
     found = readable([victim.transcript])
     message = victim.transcript.message
     assert found["oblivious"][0].observations == sum(t.numel() for t in message.values())
-    assert found["sent"][0].observations == sum(int((t != 0).sum()) for t in message.values())
+    nonzero = sum(int((t != 0).sum()) for t in message.values())
+    assert found["nonzero-entries"][0].observations == nonzero
 
 
-def written(module: str, name: str = "sent") -> Any:
-    """A reading as a file of that name would have it."""
+def written(module: str, name: str = "nonzero-entries") -> Any:
+    """Evidence as a file of that name would have it."""
 
     def build(transcript: Any) -> None:
         """An impostor."""
@@ -221,10 +232,10 @@ def written(module: str, name: str = "sent") -> Any:
     return build
 
 
-def test_two_readings_cannot_have_one_name() -> None:
-    with pytest.raises(ValueError, match=r"two readings of \* are called sent"):
-        reads(EVERY)(written("first_linear"))
-    assert {e.build.__module__ for e in readings("dgp")} <= {
+def test_two_evidences_cannot_have_one_name() -> None:
+    with pytest.raises(ValueError, match=r"two evidences of \* are called nonzero-entries"):
+        evidence_of(EVERY)(written("first_linear"))
+    assert {e.build.__module__ for e in registered_evidence("dgp")} <= {
         "benchmark.evidence.generic", "benchmark.evidence.first_linear", "benchmark.evidence.dgp",
     }  # fmt: skip
 
@@ -242,7 +253,7 @@ def test_evidence_outside_its_defenses_file_is_refused(
 ) -> None:
     monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
     with pytest.raises(base.EvidenceError) as caught:
-        reads(defense)(written(module, "levels"))
+        evidence_of(defense)(written(module, "levels"))
     assert says in str(caught.value) and "\n" not in str(caught.value)
     assert f"benchmark.evidence.{module}" in str(caught.value)
     assert not any(name == "levels" for _, name in base._REGISTRY)
@@ -298,14 +309,17 @@ def newcomer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Defens
 
 
 @every_setting
-def test_a_new_defense_gets_the_generic_readings_for_free(newcomer: Defense, facts: Any) -> None:
+def test_a_new_defense_gets_the_generic_evidence_for_free(newcomer: Defense, facts: Any) -> None:
     setting = facts(newcomer)
     assert Setting.from_json(setting.to_json()) == setting
     victims: list[Victim] = tiny.observe(setting, 2)
     found = readable([victim.transcript for victim in victims])
-    at_once = {"rows", "sent-rows"} if setting.local_steps == 1 else set()
-    at_once |= {"body"} if setting.batch_size > 1 else set()
-    assert set(found) == {"oblivious", "sent", "resimulated", *at_once}
+    expected = {"oblivious", "nonzero-entries", "bpda-eot"}
+    if setting.local_steps == 1:
+        expected |= {"first-linear-layer", "first-linear-layer-nonzero"}
+    if setting.batch_size > 1:
+        expected |= {"without-last-layer"}
+    assert set(found) == expected
     attack = get("ig").configured(iterations=3)
     for evidences in found.values():
         guesses = attack.run(evidences)
@@ -313,23 +327,26 @@ def test_a_new_defense_gets_the_generic_readings_for_free(newcomer: Defense, fac
     soft = [victim.soft for victim in victims]
     pixels = [victim.truth["pixels"] for victim in victims]
     at_truth = {n: max(attack.losses(e, pixels, soft, [{}, {}])) for n, e in found.items()}
-    assert at_truth["sent"] < 0.1 * at_truth["oblivious"]
-    assert at_truth["resimulated"] < 0.1 * at_truth["oblivious"]
+    assert at_truth["nonzero-entries"] < 0.1 * at_truth["oblivious"]
+    assert at_truth["bpda-eot"] < 0.1 * at_truth["oblivious"]
 
 
-def test_a_sharper_reading_is_a_second_file(
+def test_sharper_evidence_is_a_second_file(
     newcomer: Defense, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
-    generic = next(e for e in readings("halves") if e.name == "sent")
+    generic = next(e for e in registered_evidence("halves") if e.name == "nonzero-entries")
 
-    def sent(transcript: Any) -> Evidence | None:
+    def nonzero_entries(transcript: Any) -> Evidence | None:
         """Every second entry, known beforehand."""
         evidence = generic.build(transcript)
-        return evidence and replace(evidence, defense="halves")
+        return evidence
 
-    sent.__module__ = "benchmark.evidence.halves"
-    reads("halves")(sent)
-    found = {e.name: e for e in readings("halves")}
-    assert found["sent"].build is sent and found["sent"].summary.startswith("Every second")
-    assert {e.name: e for e in readings("dgp")}["sent"].build is generic.build
+    nonzero_entries.__module__ = "benchmark.evidence.halves"
+    evidence_of("halves")(nonzero_entries)
+    found, others = (
+        {e.name: e for e in registered_evidence(name)}["nonzero-entries"]
+        for name in ("halves", "dgp")
+    )
+    assert found.build.__wrapped__ is nonzero_entries and found.summary.startswith("Every second")
+    assert others.build is generic.build

@@ -13,12 +13,12 @@ from benchmark.attacks.base import get
 from benchmark.defenses.base import Defense, build
 from benchmark.evidence.base import Evidence, Term
 from benchmark.evidence.first_linear import (
-    explain_rows,
-    first_linear,
+    first_linear_evidence,
+    first_linear_layer,
+    first_linear_layer_nonzero,
+    first_linear_name,
     in_front,
     nearest,
-    rows,
-    sent_rows,
 )
 from benchmark.federated.setting import Setting
 from benchmark.federated.update import Update
@@ -44,8 +44,10 @@ def loss_at(victim: Victim, evidence: Evidence, pixels: Tensor) -> float:
 
 
 def read(victim: Victim) -> Evidence:
-    """With gaps what was sent of the rows, otherwise the rows."""
-    evidence = sent_rows(victim.transcript) or rows(victim.transcript)
+    """Of what was sent where there are gaps, otherwise of the whole layer."""
+    evidence = first_linear_layer_nonzero(victim.transcript) or first_linear_layer(
+        victim.transcript
+    )
     assert evidence is not None
     return evidence
 
@@ -76,12 +78,12 @@ def test_one_images_rows_are_its_input_times_what_arrives() -> None:
     weights = {n: t for n, t in sent.items() if not n.startswith("head")}
     assert plain.features[-2].out_features == 48 and weights["fc.weight"].shape[1] == 144
     evidence = read(victim)
-    found = evidence.predict(setting, victim.guess, {}, evidence.data)["rows"]
+    found = evidence.predict(setting, victim.guess, {}, evidence.data)["first_linear_layer"]
     largest = max(float(seen.message[f"features.fc.{part}"].abs().max())
                   for part in ("weight", "bias"))  # fmt: skip
-    arriving = seen.message["features.fc.bias"] / largest
-    assert torch.allclose(found["features.fc.bias"], arriving, atol=1e-5)
-    assert torch.allclose(found["features.fc.weight"], arriving[:, None] * inputs, atol=1e-5)
+    bias = seen.message["features.fc.bias"] / largest
+    assert torch.allclose(found["features.fc.bias"], bias, atol=1e-5)
+    assert torch.allclose(found["features.fc.weight"], bias[:, None] * inputs, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +111,8 @@ def test_what_arrived_is_known_where_nothing_is_missing(
                 key = f"features.{name}.{part}"
                 larger[key] = 1.2 * larger[key]
         setting, data = evidence.setting, {**evidence.data, "shared": larger}
-        found = evidence.predict(setting, victim.guess, {}, data)["rows"]
-        truth = evidence.terms["rows"].value
+        found = evidence.predict(setting, victim.guess, {}, data)["first_linear_layer"]
+        truth = evidence.terms["first_linear_layer"].value
         assert torch.allclose(found["features.fc.bias"], truth["features.fc.bias"])
         assert tiny.relative_error(found, truth) > 0.1
 
@@ -148,8 +150,8 @@ def test_noise_counts_by_its_variance() -> None:
     message[name] = message[name] + spread.sqrt() * torch.randn(spread.shape, generator=tiny.rng())
     noised = replace(victim.transcript, message=Update(message))
     variance = {n: torch.zeros(()) for n in message} | {name: spread}
-    knowing = explain_rows(noised, Term(value=message, variance=variance), noisy=True)
-    ignorant = explain_rows(noised, Term(value=message))
+    knowing = first_linear_evidence(noised, Term(value=message, variance=variance), noisy=True)
+    ignorant = first_linear_evidence(noised, Term(value=message))
     assert knowing and ignorant and knowing.noisy
     assert loss_at(victim, knowing, victim.truth["pixels"]) < 1e-4
     assert loss_at(victim, ignorant, victim.truth["pixels"]) > 0.1
@@ -161,7 +163,7 @@ def test_clipping_does_not_move_the_rows_and_noise_is_declared(name: str, size: 
     """Clipping rescales what arrives, of all images or of each: the inputs stay."""
     quiet = build(name, {"noise": 1e-9, "clip": 0.05})
     (victim,) = tiny.observe(tiny.setting_of(quiet, batch_size=size))
-    (evidence,) = readable([victim.transcript])["noisy-rows"]
+    (evidence,) = readable([victim.transcript])["first-linear-layer-noisy"]
     assert evidence.noisy
     assert loss_at(victim, evidence, victim.truth["pixels"]) < 1e-6
 
@@ -175,15 +177,18 @@ def test_clipping_does_not_move_the_rows_and_noise_is_declared(name: str, size: 
         (tiny.setting_of("precode", model="lenet"), None),
     ],
 )
-def test_the_first_linear_layer_is_found_or_there_is_no_reading(
+def test_the_first_linear_layer_is_found_or_there_is_no_evidence(
     setting: Setting, layer: str | None
 ) -> None:
     (victim,) = tiny.observe(setting)
-    evidence = rows(victim.transcript)
+    evidence = first_linear_layer(victim.transcript)
     assert (evidence is None) == (layer is None)
     if evidence:
-        assert first_linear(setting) == layer
-        assert set(evidence.terms["rows"].value) == {f"{layer}.weight", f"{layer}.bias"}
+        assert first_linear_name(setting) == layer
+        assert set(evidence.terms["first_linear_layer"].value) == {
+            f"{layer}.weight",
+            f"{layer}.bias",
+        }
 
 
 @pytest.mark.parametrize(
@@ -197,7 +202,7 @@ def test_the_first_linear_layer_is_found_or_there_is_no_reading(
 )
 def test_rows_that_say_nothing_are_not_read(setting: Setting) -> None:
     (victim,) = tiny.observe(setting)
-    assert rows(victim.transcript) is None
+    assert first_linear_layer(victim.transcript) is None
 
 
 @pytest.mark.parametrize("defense", [HEARD[0], HEARD[3]], ids=repr)

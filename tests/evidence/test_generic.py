@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from benchmark.attacks.base import get
 from benchmark.defenses.base import Defense, names
-from benchmark.evidence.base import readings, reads
-from benchmark.federated.client import Batch, Client
-from benchmark.federated.setting import skeleton
-from benchmark.federated.update import Update
+from benchmark.evidence.base import evidence_of, registered_evidence
+from benchmark.federated.client import Client
+from benchmark.federated.setting import stateless_model
+from benchmark.federated.update import Batch, Update
 from benchmark.pipeline.attack import readable
 from benchmark.results.columns import CONTROL
 from tests import tiny
@@ -129,11 +129,13 @@ def test_undefended_the_truth_explains_every_evidence(facts: dict[str, Any]) -> 
 
 def test_without_a_defense_there_is_nothing_to_know() -> None:
     with pytest.raises(ValueError, match="register it for"):
-        reads(CONTROL)
-    assert {entry.knowledge for entry in readings("none")} == {"oblivious"}
-    oblivious = [entry.name for entry in readings("none")]
+        evidence_of(CONTROL)
+    assert {entry.knowledge for entry in registered_evidence("none")} == {"oblivious"}
+    oblivious = [entry.name for entry in registered_evidence("none")]
     for name in names():
-        assert [e.name for e in readings(name) if e.knowledge == "oblivious"] == oblivious
+        assert [
+            e.name for e in registered_evidence(name) if e.knowledge == "oblivious"
+        ] == oblivious
 
 
 def test_several_images_are_read_better_without_the_layer_that_mixes_them() -> None:
@@ -141,7 +143,7 @@ def test_several_images_are_read_better_without_the_layer_that_mixes_them() -> N
     setting = tiny.setting_of("none", model="lenet", batch_size=4, labels_given=True)
     victims = tiny.observe(setting, 3)
     ends = {}
-    for name in ("oblivious", "body"):
+    for name in ("oblivious", "without-last-layer"):
         evidences = [read(victim, name) for victim in victims]
         guesses = get("dlg").configured(iterations=120).run(evidences)
         pairs = zip(guesses, victims, strict=True)
@@ -149,7 +151,7 @@ def test_several_images_are_read_better_without_the_layer_that_mixes_them() -> N
             float(torch.cdist(g.images.flatten(1), v.truth["pixels"].flatten(1)).amin(0).sum())
             for g, v in pairs
         )
-    assert ends["body"] < 0.7 * ends["oblivious"]
+    assert ends["without-last-layer"] < 0.7 * ends["oblivious"]
 
 
 # ------------------------------------------------------------ a defense of the local steps
@@ -170,7 +172,7 @@ class Soteria(Defense):
         self, client: Client, broadcast: Update, batches: Sequence[Batch], rng: Generator
     ) -> Update:
         ((images, labels),) = batches
-        model = skeleton(client.setting)
+        model = stateless_model(client.setting)
         weights = {n: t.detach().requires_grad_() for n, t in broadcast.items()}
         inside = {
             n.removeprefix("features."): t for n, t in weights.items() if n.startswith("features.")
@@ -205,18 +207,18 @@ class NoisyHead(Defense):
         return Update(update)
 
 
-def test_local_steps_are_played_again_under_the_defense() -> None:
+def test_local_steps_are_simulated_under_the_defense() -> None:
     for victim in tiny.observe(tiny.setting_of(Soteria(), model="lenet"), 2):
-        evidence = read(victim, "resimulated")
+        evidence = read(victim, "bpda-eot")
         assert evidence.cost == 2 and not evidence.noisy
         assert max(losses(victim, evidence)) < 1e-6
         assert min(losses(victim, read(victim, "oblivious"))) > 1e-2
 
 
-def test_a_played_round_has_the_messages_values_and_the_undefended_slopes() -> None:
+def test_a_simulated_round_has_the_messages_values_and_the_undefended_derivatives() -> None:
     """Under vmap as by itself, and as the oblivious prediction's derivative."""
     (victim,) = tiny.observe(tiny.setting_of(Soteria(), model="lenet"))
-    evidence, plain = read(victim, "resimulated"), read(victim, "oblivious")
+    evidence, plain = read(victim, "bpda-eot"), read(victim, "oblivious")
     setting, soft = evidence.setting, victim.soft
     source = tiny.rng(4)
     images = torch.randn(3, 1, *setting.shape, generator=source)
@@ -242,7 +244,7 @@ def test_a_played_round_has_the_messages_values_and_the_undefended_slopes() -> N
             assert torch.allclose(values[name][row], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_generic_evidence_reads_through_a_defense_of_the_local_steps(
+def test_generic_evidence_recovers_images_through_a_defense_of_the_local_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On handwritten digits, which the published attack recovers from this network undefended."""
@@ -257,20 +259,35 @@ def test_generic_evidence_reads_through_a_defense_of_the_local_steps(
     monkeypatch.setattr(tiny, "images_of", images_of)
     shape = {"shape": (1, 8, 8), "mean": (0.3,), "std": (0.38,)}
     found = recovered(tiny.observe(tiny.setting_of(Soteria(), model="lenet", **shape), 2))
-    assert found["resimulated"][1] > best(found, "oblivious") + 10
-    assert found["resimulated"][1] > 30
+    assert found["bpda-eot"][1] > best(found, "oblivious") + 10
+    assert found["bpda-eot"][1] > 30
 
 
 def test_layers_that_the_defense_leaves_alone_are_matched_alone() -> None:
     (victim,) = tiny.observe(tiny.setting_of(NoisyHead()))
-    evidence = read(victim, "untouched")
+    evidence = read(victim, "unprotected-parameters")
     assert set(evidence.terms["update"].value) == {
         name for name in victim.transcript.message if not name.startswith("head.")
     }
     assert max(losses(victim, evidence)) < 1e-6
     assert min(losses(victim, read(victim, "oblivious"))) > 1e-2
-    random = read(victim, "resimulated")
-    assert random.noisy and random.cost == 1 + len(random.data["streams"]) > 2
+    random = read(victim, "bpda-eot")
+    assert random.noisy and not random.exact
+    assert random.cost == 1 + len(random.data["streams"]) > 2
+
+
+def test_a_defense_is_probed_once_per_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = tiny.setting_of(NoisyHead(), local_lr=0.123)  # of no other test
+    victims, rounds, local = tiny.observe(setting, 3), [], NoisyHead.local
+
+    def counted(self: NoisyHead, *args: Any) -> Update:
+        rounds.append(args)
+        return local(self, *args)
+
+    monkeypatch.setattr(NoisyHead, "local", counted)
+    for victim in victims:
+        assert "bpda-eot" in readable([victim.transcript])
+    assert len(rounds) == 2  # two streams of random numbers; an undefended round has no `local`
 
 
 # ----------------------------------------------------------------------- what a zero means
@@ -338,8 +355,10 @@ def test_zeros_are_gaps_by_declaration_or_where_messages_are_wrong_on_average(
     message = victim.transcript.message
     assert sum(int((t == 0).sum()) for t in message.values()) > 100
     found = readable([victim.transcript])
-    assert ({"sent", "sent-rows"} & set(found)) == ({"sent", "sent-rows"} if withheld else set())
-    assert "resimulated" in found, "it is never without adaptive evidence"
+    assert ({"nonzero-entries", "first-linear-layer-nonzero"} & set(found)) == (
+        {"nonzero-entries", "first-linear-layer-nonzero"} if withheld else set()
+    )
+    assert "bpda-eot" in found, "it is never without adaptive evidence"
 
 
 @pytest.mark.parametrize("levels", [4, 64])
@@ -348,7 +367,7 @@ def test_the_noise_of_an_unbiased_message_is_estimated_by_drawing_it(levels: int
     victims = tiny.observe(tiny.setting_of(Quantised(levels=levels)), 8)
     ratios = []
     for victim in victims:
-        evidence = read(victim, "resimulated")
+        evidence = read(victim, "bpda-eot")
         term, predicted = evidence.terms["update"], at_truth(victim, evidence)["update"]
         assert evidence.noisy and term.mask is None and term.variance is not None
         for name, tensor in term.value.items():
@@ -362,8 +381,8 @@ def test_the_noise_of_an_unbiased_message_is_estimated_by_drawing_it(levels: int
 def test_generic_evidence_of_a_quantiser_is_not_blunter_than_oblivious(levels: int) -> None:
     victims = tiny.observe(tiny.setting_of(Quantised(levels=levels)), 3)
     found = {}
-    for name in ("oblivious", "resimulated"):
+    for name in ("oblivious", "bpda-eot"):
         guesses = get("auto").run([read(victim, name) for victim in victims])
         found[name] = psnr(victims, [guess.images for guess in guesses])
     # by no more than two searches that end at noise differ
-    assert found["resimulated"] > found["oblivious"] - 0.5, found
+    assert found["bpda-eot"] > found["oblivious"] - 0.5, found

@@ -29,8 +29,8 @@ def test_every_reading_that_simulates_shows_its_terms(defense: Defense, facts: A
     for evidence in (e for (e,) in found.values()):
         if evidence.simulate is None:
             continue
-        shown = evidence.simulate(setting, batch, evidence.data, tiny.rng(1))
-        again = evidence.simulate(setting, batch, evidence.data, tiny.rng(1))
+        (shown,) = evidence.simulate(setting, [batch], evidence.data, tiny.rng(1))
+        (again,) = evidence.simulate(setting, [batch], evidence.data, tiny.rng(1))
         for name, term in evidence.terms.items():
             for tensor, value in term.value.items():
                 assert shown[name][tensor].shape == value.shape
@@ -44,9 +44,9 @@ def test_the_victims_own_batch_gives_the_victims_own_message(name: str) -> None:
     setting = tiny.fedavg(build(name, {}))
     victim = tiny.observe(setting)[0]
     found = readable([victim.transcript])
-    evidence = found["oblivious" if name == "none" else "resimulated"][0]
+    evidence = found["oblivious" if name == "none" else "bpda-eot"][0]
     batch = {"images": victim.truth["images"], "labels": victim.truth["labels"]}
-    shown = evidence.simulate(setting, batch, evidence.data, tiny.rng(1))["update"]
+    shown = evidence.simulate(setting, [batch], evidence.data, tiny.rng(1))[0]["update"]
     assert tiny.relative_error(shown, victim.transcript.message) < 1e-6
 
 
@@ -60,7 +60,7 @@ def test_oblivious_rounds_are_undefended_and_adaptive_ones_are_not() -> None:
             torch.cat(
                 [
                     t.flatten()
-                    for t in e.simulate(setting, batch, e.data, tiny.rng(1))["update"].values()
+                    for t in e.simulate(setting, [batch], e.data, tiny.rng(1))[0]["update"].values()
                 ]
             )
             .ne(0)
@@ -70,16 +70,16 @@ def test_oblivious_rounds_are_undefended_and_adaptive_ones_are_not() -> None:
         for name, (e,) in found.items()
         if e.simulate is not None
     }
-    assert share["oblivious"] > 0.9 and share["resimulated"] < 0.12
+    assert share["oblivious"] > 0.9 and share["bpda-eot"] < 0.12
 
 
 def test_noise_and_private_parameters_come_from_the_given_stream() -> None:
     for name in ("dp", "fedrep", "precode"):
         setting = tiny.setting_of(build(name, {}))
         victim = tiny.observe(setting)[0]
-        entry = readable([victim.transcript])["oblivious" if name != "dp" else "resimulated"][0]
+        entry = readable([victim.transcript])["oblivious" if name != "dp" else "bpda-eot"][0]
         batch = {"images": victim.truth["images"], "labels": victim.truth["labels"]}
         one, two = (
-            entry.simulate(setting, batch, entry.data, tiny.rng(k))["update"] for k in (1, 2)
+            entry.simulate(setting, [batch], entry.data, tiny.rng(k))[0]["update"] for k in (1, 2)
         )
         assert not all(torch.equal(one[n], two[n]) for n in one)

@@ -81,11 +81,13 @@ def test_fresh_entries_are_the_gradients_own_and_count_most(name: str) -> None:
 def test_readings_of_a_window_are_there_only_with_one(name: str) -> None:
     (first,) = tiny.observe(tiny.setting_of(name))
     found = readable([first.transcript])
-    assert "window" not in found and not found["sent-rows"][0].noisy
+    assert "residual-weighted" not in found and not found["first-linear-layer-nonzero"][0].noisy
     later, _ = tiny.remembered(tiny.setting_of(name))
     found = readable([later.transcript])
-    assert found["window"][0].noisy and found["sent-rows"][0].noisy
-    assert found["window"][0].simulate is None
+    assert found["residual-weighted"][0].noisy and found["first-linear-layer-nonzero"][0].noisy
+    assert found["residual-weighted"][0].simulate is None
+    assert not found["residual-weighted"][0].exact
+    assert not found["first-linear-layer-nonzero"][0].exact
 
 
 @both
@@ -94,25 +96,25 @@ def test_a_window_describes_what_the_message_alone_does_not(name: str) -> None:
     victim, _ = tiny.remembered(tiny.setting_of(name))
     found = readable([victim.transcript])
 
-    def at(reading: str, pixels: Tensor) -> float:
-        evidence = found[reading][0]
+    def at(name: str, pixels: Tensor) -> float:
+        evidence = found[name][0]
         soft = None if evidence.labels == "eliminated" else victim.soft
         return get("ig").losses([evidence], [pixels], [soft])[0]
 
     truth = victim.truth["pixels"]
-    assert at("sent", truth) > 0.1
-    assert at("sent-rows", truth) < 0.02 and at("window", truth) < 0.05
+    assert at("nonzero-entries", truth) > 0.1
+    assert at("first-linear-layer-nonzero", truth) < 0.02 and at("residual-weighted", truth) < 0.05
     other = torch.rand(truth.shape, generator=tiny.rng(4))
-    assert at("sent-rows", other) > 3 * at("sent-rows", truth)
+    assert at("first-linear-layer-nonzero", other) > 3 * at("first-linear-layer-nonzero", truth)
 
 
 def test_the_image_is_read_through_what_the_client_held_back() -> None:
     """Under error feedback the window recovers what the message alone does not."""
     victim, _ = tiny.remembered(tiny.setting_of("dgp"))
 
-    def error(victim: Victim, reading: str) -> float:
-        evidence = readable([victim.transcript])[reading][0]
+    def error(victim: Victim, name: str) -> float:
+        evidence = readable([victim.transcript])[name][0]
         (guess,) = get("ig").configured(iterations=150).run([evidence])
         return float((guess.images - victim.truth["pixels"]).square().mean())
 
-    assert error(victim, "window") < 3e-4 < 3e-3 < error(victim, "sent")
+    assert error(victim, "residual-weighted") < 3e-4 < 3e-3 < error(victim, "nonzero-entries")

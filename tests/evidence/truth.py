@@ -1,11 +1,11 @@
-"""What readings say at the truth of a tiny round, for the tests of closed forms."""
+"""What evidence says at the truth of a tiny round, for the tests of closed forms."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from benchmark.attacks.base import get
-from benchmark.evidence.base import Evidence, readings
+from benchmark.evidence.base import Evidence, registered_evidence
 from tests import tiny
 from tests.tiny import Victim
 
@@ -14,7 +14,7 @@ ATTACKS = ("ig", "dlg")
 
 def read(victim: Victim, name: str) -> Evidence:
     defense = victim.transcript.setting.defense.name
-    entry = next(e for e in readings(defense) if e.name == name)
+    entry = next(e for e in registered_evidence(defense) if e.name == name)
     evidence = entry.build(victim.transcript)
     assert evidence is not None
     return evidence

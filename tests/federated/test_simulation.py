@@ -13,7 +13,7 @@ from benchmark.defenses.base import Defense, build
 from benchmark.federated import simulation
 from benchmark.federated.evaluation import Evaluation
 from benchmark.federated.server import Server
-from benchmark.federated.setting import Setting, schema, skeleton
+from benchmark.federated.setting import Setting, schema, stateless_model
 from benchmark.federated.simulation import (
     Examples,
     Observation,
@@ -23,7 +23,7 @@ from benchmark.federated.simulation import (
     start,
 )
 from benchmark.federated.update import Update
-from benchmark.federated.wire import HEADER, encode
+from benchmark.federated.wire import HEADER, encode, encode_all
 from tests import tiny
 
 
@@ -70,12 +70,11 @@ def test_bytes_are_the_lengths_of_what_was_encoded(
 ) -> None:
     lengths: list[int] = []
 
-    def spy(tensors: Any) -> bytes:
-        message = encode(tensors)
-        lengths.append(len(message))
-        return message
+    def spy(updates: Any) -> list[bytes]:
+        lengths.extend(len(encode(update)) for update in updates)
+        return encode_all(updates)
 
-    monkeypatch.setattr(simulation, "encode", spy)
+    monkeypatch.setattr(simulation, "encode_all", spy)
     setting = tiny.setting_of(name, batch_size=4)
     seen = run(setting, 2)
     assert (seen[0].uplink, seen[0].downlink) == (0.0, 0.0)
@@ -113,7 +112,7 @@ def test_fedavg_is_the_mean_of_the_clients_models() -> None:
         optimiser = torch.optim.SGD(model.values(), lr=setting.local_lr)
         for batch in draw_batches(setting, part, ("tiny", 0, index, 1), tiny.SECRET):
             optimiser.zero_grad()
-            logits = torch.func.functional_call(skeleton(setting), model, batch[0])
+            logits = torch.func.functional_call(stateless_model(setting), model, batch[0])
             torch.nn.functional.cross_entropy(logits, batch[1]).backward()
             optimiser.step()
         ends.append(model)

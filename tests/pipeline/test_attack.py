@@ -164,14 +164,16 @@ def test_closed_forms_store_where_they_apply(
 
 
 def test_one_failing_cell_is_a_row_with_its_reason(small: board.Board) -> None:
-    task = small.task("ppp", "toy", fails="ignore", oom="features", refuses="joint")
+    failing = {"fails": "before-bottleneck", "oom": "bottleneck-features"}
+    task = small.task("ppp", "toy", refuses="features-and-gradient", **failing)
     found = by_evidence(attack_transcripts(task))
-    assert found["ignore"]["status"] == "failed"
-    assert found["ignore"]["reason"] == "RuntimeError: the toy broke"
-    assert found["features"]["status"] == "oom"
-    assert (found["joint"]["status"], found["joint"]["reason"]) == ("unsupported", "not for toys")
+    assert found["before-bottleneck"]["status"] == "failed"
+    assert found["before-bottleneck"]["reason"] == "RuntimeError: the toy broke"
+    assert found["bottleneck-features"]["status"] == "oom"
+    refused = found["features-and-gradient"]
+    assert (refused["status"], refused["reason"]) == ("unsupported", "not for toys")
     assert found["oblivious"]["status"] == "ok"
-    for name in ("ignore", "features", "joint"):
+    for name in ("before-bottleneck", "bottleneck-features", "features-and-gradient"):
         assert "cell" not in found[name] and found[name]["observations"] > 0
 
 
@@ -240,11 +242,14 @@ def test_a_missing_checkpoint_is_no_divergence(small: board.Board, tmp_path: Pat
 
 
 def test_failed_cells_are_named_with_their_reasons(small: board.Board) -> None:
-    records = attack_transcripts(small.task("ppp", "toy", fails="ignore", oom="features"))
+    records = attack_transcripts(
+        small.task("ppp", "toy", fails="before-bottleneck", oom="bottleneck-features")
+    )
     with pytest.raises(Defects) as caught:
         campaign.refuse_failed(records)
     assert caught.value.lines == [
-        "small/ppp/default/0--init--b1--toy--ignore--board failed: RuntimeError: the toy broke"
+        "small/ppp/default/0--init--b1--toy--before-bottleneck--board failed: "
+        "RuntimeError: the toy broke"
     ]
     campaign.refuse_failed([r for r in records if r["status"] != "failed"])
 
@@ -259,9 +264,10 @@ def test_what_kills_its_worker_costs_one_reading(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(campaign, "attack_transcripts", __import__("lethal").attack)
     found = by_evidence(leftover(small.task("ppp", "toy"), Failure("failed", "worker died")))
-    assert found["ignore"]["status"] == "failed" and "died" in found["ignore"]["reason"]
-    assert found["ignore"]["knowledge"] == "paper" and found["ignore"]["observations"] > 0
-    others = [record["status"] for name, record in found.items() if name != "ignore"]
+    killer = found.pop("before-bottleneck")
+    assert killer["status"] == "failed" and "died" in killer["reason"]
+    assert killer["knowledge"] == "paper" and killer["observations"] > 0
+    others = [record["status"] for record in found.values()]
     assert len(others) >= 3 and set(others) == {"ok"}
 
 
@@ -272,7 +278,7 @@ import os
 
 
 def attack(task):
-    if task.only == "ignore":
+    if task.only == "before-bottleneck":
         os._exit(9)
     return [{**task.key, "evidence": task.only, "status": "ok"}]
 '''
@@ -295,7 +301,7 @@ def test_a_cells_digest_is_of_what_its_guesses_depend_on(small: board.Board) -> 
         digest(small.task("none", "dlg", iterations=5)),
         digest(small.task("none", "ig", checkpoint="late", iterations=5)),
         digest(small.task("ppp", "ig", iterations=5)),
-        digest(small.task("ppp", "ig", iterations=5), "ignore"),
+        digest(small.task("ppp", "ig", iterations=5), "before-bottleneck"),
     ]
     assert len({same, *others}) == 1 + len(others)
 

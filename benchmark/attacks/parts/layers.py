@@ -1,7 +1,7 @@
 """The victim model as a chain of layers, beside what the evidence shows of each one's gradient.
 
 For closed forms, which solve for one layer's input after the other. They need the plain model's
-weights and a gradient named after them; readings that show anything else are refused in words.
+weights and a gradient named after them; evidence of anything else is refused with a reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.evidence.base import Tensors
-from benchmark.federated.setting import skeleton
+from benchmark.federated.setting import stateless_model
 from benchmark.models.base import VictimModel
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ def unreadable(evidence: Evidence) -> str | None:
         return "labels play no part in the evidence, which is no gradient of the whole loss"
     if "update" not in evidence.terms or "shared" not in evidence.data:
         return "the evidence shows no update of known weights"
-    if type(skeleton(setting)) is not VictimModel:
+    if type(stateless_model(setting)) is not VictimModel:
         return "the defense has changed the model's layers"
     return None
 
 
 def chain(evidence: Evidence) -> list[Layer]:
     """The layers of the evidence's model from the image to the logits, the head last."""
-    model = skeleton(evidence.setting)
+    model = stateless_model(evidence.setting)
     named: list[tuple[str, nn.Module]] = [
         (f"features.{n}", module) for n, module in model.features.named_children()
     ]

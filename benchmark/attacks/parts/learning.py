@@ -11,6 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.federated.client import stack_size
+
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence, Tensors
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 def simulated(
     evidence: Evidence, images: Tensor, labels: Tensor, rng: Generator, deadline: float | None
 ) -> list[Mapping[str, Tensors]]:
-    """What the evidence's terms would show of auxiliary batches, one after the other.
+    """What the evidence's terms would show of auxiliary batches.
 
     Args:
         evidence: of any victim that was sent the same weights; it must be able to simulate.
@@ -26,12 +28,15 @@ def simulated(
         deadline: an instant of `time.monotonic` after which no further batch is begun.
     """
     assert evidence.simulate is not None
+    setting, size = evidence.setting, stack_size(evidence.setting)
+    inputs = setting.normalise(images)
     found: list[Mapping[str, Tensors]] = []
-    for pixels, classes in zip(images, labels, strict=True):
+    for start in range(0, len(images), size):
         if found and deadline is not None and time.monotonic() > deadline:
             break
-        batch = {"images": evidence.setting.normalise(pixels), "labels": classes}
-        found.append(evidence.simulate(evidence.setting, batch, evidence.data, rng))
+        rows = zip(inputs[start : start + size], labels[start : start + size], strict=True)
+        batches = [{"images": pixels, "labels": classes} for pixels, classes in rows]
+        found += evidence.simulate(setting, batches, evidence.data, rng)
     return found
 
 
