@@ -53,7 +53,8 @@ def onehot(labels: list[torch.Tensor]) -> list[torch.Tensor]:
 @every_attack
 def test_files_are_named_after_attacks(attack: Attack) -> None:
     assert (Path(benchmark.attacks.__path__[0]) / f"{attack.name}.py").exists()
-    assert attack.title and attack.cite and attack.url and attack.summary
+    assert attack.title and attack.summary
+    assert bool(attack.cite) == bool(attack.url), "both, or not published"
     assert json.loads(json.dumps(attack.parameters()))["name"] == attack.name
 
 

@@ -98,14 +98,14 @@ def test_the_environment_says_where_data_lies_and_an_argument_overrules_it(
 
 
 def cifar_batch(count: int, seed: int) -> bytes:
-    """A batch as CIFAR-10 has it, with byte keys (protocol 2)."""
+    """A batch as torchvision reads CIFAR-10's."""
     rng = np.random.default_rng(seed)
     return pickle.dumps(
         {
-            b"batch_label": b"testing batch 1 of 1",
-            b"labels": rng.integers(10, size=count).tolist(),
-            b"data": rng.integers(256, size=(count, 3072), dtype=np.uint8),
-            b"filenames": [b"a.png"] * count,
+            "batch_label": "testing batch 1 of 1",
+            "labels": rng.integers(10, size=count).tolist(),
+            "data": rng.integers(256, size=(count, 3072), dtype=np.uint8),
+            "filenames": ["a.png"] * count,
         },
         protocol=2,
     )
@@ -133,9 +133,9 @@ def test_cifar_reads_the_batches_that_are_there(
     both = load("cifar10", tmp_path)
     assert both.images.shape == (8, 3, 32, 32)
     first = pickle.loads(batches["data_batch_2"])
-    expected = first[b"data"].reshape(-1, 3, 32, 32)
+    expected = first["data"].reshape(-1, 3, 32, 32)
     assert np.array_equal((both.images[:4] * 255).round().numpy(), expected)
-    assert both.labels[:4].tolist() == first[b"labels"]
+    assert both.labels[:4].tolist() == first["labels"]
 
 
 class Hostile:
