@@ -12,11 +12,11 @@ from pydantic_core import PydanticCustomError
 
 _RULES = {
     "dict_type": "must be a mapping",
-    "model_type": "must be a mapping",
+    "model_type": "must be a mapping, {} at least",
     "tuple_type": "must be a list",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
-    "string_pattern_mismatch": "must be lower-case words joined by hyphens",
+    "string_pattern_mismatch": "must be lower-case words joined by hyphens (of a point: or dots)",
 }
 """Of pydantic's kinds of misfit, those that it tells in Python's words."""
 
@@ -92,7 +92,8 @@ def validated(kind: Any, data: Any, key: str = "") -> Any:
 def _path(misfit: Any, data: Any, key: str) -> str:
     """The dotted key of a misfit: pydantic's location without the tags of its own."""
     path, value = [key] if key else [], data
-    for part in misfit["loc"]:
+    named = misfit["loc"][-1:] == ("[key]",)  # a key is wrong: its mapping is the place
+    for part in misfit["loc"][:-2] if named else misfit["loc"]:
         inside = isinstance(value, Mapping) and part in value
         inside |= isinstance(value, tuple) and isinstance(part, int) and part < len(value)
         if inside:

@@ -7,12 +7,10 @@ files that there are. Parameters of defenses and attacks are held against their 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from benchmark.config.errors import ParamsError, Section, choose, unique, validated, wrong
@@ -22,7 +20,6 @@ __all__ = ["Attack", "Defense", "Params", "ParamsError", "Scenario", "Scoring", 
 
 LONGEST = 40
 """Characters of a name: files are called after several of them."""
-POINT = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 DEFAULT_POINT = "default"
 RUN_ON = ("checkpoints", "knowledge", "batch_sizes", "settings")
 """Keys of an attack that say where it is run; the others are its parameters."""
@@ -52,7 +49,8 @@ Rate = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Some = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_each_once)]
 """At least one, none of them twice."""
-Points = dict[str, dict[str, Any]]
+Point = Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$", max_length=LONGEST)]
+Points = Annotated[dict[Point, dict[str, Any]], Field(min_length=1)]
 """Operating points in the order of the file: name -> all parameters."""
 
 
@@ -135,7 +133,21 @@ class Defense(Section):
 
     common: dict[str, Any]
     """What the file gives to all points at once; it stands in each of them too."""
-    points: Points = Field(min_length=1)
+    points: Points
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apart(cls, entry: Any) -> Any:
+        """``{common fields, points: {name: fields}}`` with the common fields in every point."""
+        if not isinstance(entry, dict):
+            return entry
+        common = {name: value for name, value in entry.items() if name != "points"}
+        points = entry.get("points", {DEFAULT_POINT: {}})
+        if isinstance(points, dict):
+            points = {
+                n: common | own if isinstance(own, dict) else own for n, own in points.items()
+            }
+        return {"common": common, "points": points}
 
 
 class Attack(Section):
@@ -150,6 +162,15 @@ class Attack(Section):
     """With the overrides here, and as the attack's file declares it; the latter on the control
     alone, for the first seed, and where it is something else."""
     fields: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apart(cls, entry: Any) -> Any:
+        """Its parameters as ``fields``, beside the keys that say where it is run."""
+        if not isinstance(entry, dict):
+            return entry
+        where = {name: value for name, value in entry.items() if name in RUN_ON}
+        return {"fields": {n: v for n, v in entry.items() if n not in RUN_ON}, **where}
 
 
 class Saturation(Section):
@@ -230,16 +251,15 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         ParamsError: something is wrong with it.
     """
     data = _read(Path(path))
-    for key, known, reader in (
-        ("defenses", DEFENSES.names(), _points),
-        ("attacks", ATTACKS.names(), _overrides),
-    ):
+    overrides = data.get("attacks")
+    for key, registry, kind in (("defenses", DEFENSES, Defense), ("attacks", ATTACKS, Attack)):
+        for name in data[key] if isinstance(data.get(key), dict) else ():
+            choose(key, name, registry.names())
         if key in data:
-            data[key] = _section(key, data[key], known, reader)
+            data[key] = validated(dict[str, kind], data[key], key)  # type: ignore[valid-type]
     if isinstance(data.get("scenarios"), dict):
-        shared = {name: data.get(name, {}) for name in ("defenses", "attacks")}
         data["scenarios"] = {
-            name: _in_full(f"scenarios.{name}", entry, data, shared)
+            name: _in_full(f"scenarios.{name}", entry, data, overrides or {})
             for name, entry in data["scenarios"].items()
         }
     params: Params = validated(Params, data)
@@ -277,49 +297,8 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _section(
-    key: str,
-    section: Any,
-    known: list[str],
-    reader: Callable[[str, dict[str, Any]], dict[str, Any]],
-) -> dict[str, Any]:
-    """Each entry of ``defenses`` or ``attacks``."""
-    if not isinstance(section, dict):
-        raise wrong(key, section, "must be a mapping of names to mappings")
-    read = {}
-    for name, entry in section.items():
-        choose(key, name, known)
-        if not isinstance(entry, dict):
-            raise wrong(f"{key}.{name}", entry, "must be a mapping, {} at least")
-        read[name] = reader(f"{key}.{name}", entry)
-    return read
-
-
-def _points(key: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """``{common fields, points: {name: fields}}`` with the common fields in every point."""
-    common = {name: value for name, value in entry.items() if name != "points"}
-    points = entry.get("points", {DEFAULT_POINT: {}})
-    if not isinstance(points, dict) or not points:
-        raise wrong(f"{key}.points", points, "must name at least one point")
-    for name, fields in points.items():
-        if not (isinstance(name, str) and POINT.fullmatch(name) and len(name) <= LONGEST):
-            rule = f"must be letters a-z, digits, hyphens and dots between, {LONGEST} at most"
-            raise wrong(f"{key}.points", name, rule)
-        if not isinstance(fields, dict):
-            raise wrong(f"{key}.points.{name}", fields, "must be a mapping, {} at least")
-    return {"common": common, "points": {name: common | own for name, own in points.items()}}
-
-
-def _overrides(key: str, entry: dict[str, Any]) -> dict[str, Any]:
-    where = {name: value for name, value in entry.items() if name in RUN_ON}
-    return {"fields": {n: v for n, v in entry.items() if n not in RUN_ON}, **where}
-
-
 def _in_full(
-    key: str,
-    scenario: Any,
-    data: dict[str, Any],
-    shared: dict[str, dict[str, Any]],
+    key: str, scenario: Any, data: dict[str, Any], overrides: dict[str, dict[str, Any]]
 ) -> Any:
     """A scenario with the operating points of its entrants, its attacks' overrides, its seeds."""
     if not isinstance(scenario, dict):
@@ -327,19 +306,12 @@ def _in_full(
     inherited: dict[str, Any] = {n: data[n] for n in ("seeds", "saturation") if n in data}
     full = inherited | scenario
     if "entrants" in full:
-        full["entrants"] = {
-            name: _chosen(f"{key}.entrants.{name}", points, shared["defenses"][name]["points"])
-            for name, points in _named(
-                f"{key}.entrants", full["entrants"], shared["defenses"], tuple, "defenses"
-            )
-        }
+        at, known = f"{key}.entrants", data.get("defenses", {})
+        listed = _named(at, full["entrants"], known, tuple, "defenses")
+        full["entrants"] = {n: _chosen(f"{at}.{n}", own, known[n].points) for n, own in listed}
     if "attacks" in full:
-        full["attacks"] = {
-            name: _merged(shared["attacks"][name], _overrides(f"{key}.attacks.{name}", own))
-            for name, own in _named(
-                f"{key}.attacks", full["attacks"], shared["attacks"], dict, "attacks"
-            )
-        }
+        listed = _named(f"{key}.attacks", full["attacks"], overrides, dict, "attacks")
+        full["attacks"] = {name: _over(overrides[name], own) for name, own in listed}
     return full
 
 
@@ -370,11 +342,6 @@ def _chosen(key: str, wanted: Any, points: dict[str, Any]) -> dict[str, Any]:
     for name in wanted:
         choose(key, name, points, "is no operating point")
     return {name: points[name] for name in wanted}
-
-
-def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """An attack's overrides of the whole file, and a scenario's own over them."""
-    return {**shared, **own, "fields": _over(shared["fields"], own["fields"])}
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
