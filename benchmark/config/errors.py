@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
@@ -75,9 +76,8 @@ def validated(kind: Any, data: Any, key: str = "") -> Any:
     Raises:
         ParamsError: it does not fit; the first misfit is named.
     """
-    config = None if isinstance(kind, type) and issubclass(kind, BaseModel) else STRICT
     try:
-        return TypeAdapter(kind, config=config).validate_python(data)
+        return _adapter(kind).validate_python(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     where = _path(first, data, key) or "params"
@@ -87,6 +87,12 @@ def validated(kind: Any, data: Any, key: str = "") -> Any:
         choose(where, first["ctx"]["key"], first["ctx"]["options"], "is no key here")
     rule = _RULES.get(first["type"]) or re.sub(r"^\w+ should", "must", first["msg"])
     raise wrong(where, first["input"], rule)
+
+
+@lru_cache(maxsize=256)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    own = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return TypeAdapter(kind, config=None if own else STRICT)
 
 
 def _path(misfit: Any, data: Any, key: str) -> str:

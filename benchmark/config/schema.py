@@ -69,7 +69,7 @@ class Federation(Section):
     model: Name
     clients: Count
     partition: Name
-    alpha: Rate | None = None
+    alpha: Annotated[float, Field(gt=0, le=10**6)] | None = None
     """Dirichlet concentration; dominant: the share of each class for its own clients; iid: none."""
     algorithm: Literal["fedsgd", "fedavg"]
     local_steps: Count = 1
