@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from benchmark.config.registry import ATTACKS, DEFENSES, PluginError, Registry, file_of
+from benchmark.config.registry import ATTACKS, DEFENSES, MODELS, PluginError, Registry, file_of
 from benchmark.data.datasets.base import Dataset
 from benchmark.defenses.base import build
+from benchmark.models.base import build as model
+from benchmark.models.base import reads
 
 FILE = """
 from benchmark.config.registry import PluginError
@@ -137,20 +140,29 @@ from dataclasses import replace
 MINE = register(replace(get("ig"), name="my-own", title=""))
 """
 
+MODEL = """
+from torch import nn
+from benchmark.models.base import VictimModel, register
+
+@register("my-own", reads="text")
+def my_own(shape, classes, vocabulary):
+    return VictimModel(nn.Sequential(nn.Embedding(vocabulary, 4), nn.Flatten()),
+                       nn.Linear(4 * shape[0], classes))
+"""
+
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A defense and an attack of one's own, dropped beside the others."""
-    import benchmark.attacks
-    import benchmark.defenses
-
-    for package, source in ((benchmark.defenses, OWN), (benchmark.attacks, SECOND)):
+    """A defense, an attack and a model of one's own, dropped beside the others."""
+    registries = ((DEFENSES, OWN), (ATTACKS, SECOND), (MODELS, MODEL))
+    for registry, source in registries:
+        package = import_module(registry.package)
         folder = tmp_path / package.__name__
         folder.mkdir()
         (folder / "my_own.py").write_text(source, encoding="utf-8")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     yield
-    for registry in (DEFENSES, ATTACKS):
+    for registry, _ in registries:
         registry.pop("my-own", None)
         sys.modules.pop(f"{registry.package}.my_own", None)
 
@@ -160,6 +172,14 @@ def test_what_is_not_published_needs_neither_title_nor_source() -> None:
     defense, attack = DEFENSES["my-own"], ATTACKS["my-own"]
     assert (defense.title, defense.cite, defense.url) == ("my-own", "", "")
     assert attack.title == "my-own" and ATTACKS["ig"].title != "my-own"
+
+
+@pytest.mark.usefixtures("own")
+def test_models_say_what_they_read() -> None:
+    assert (reads("my-own"), reads("elu")) == ("text", "images")
+    assert model("my-own", (5,), 3, 20).head.in_features == 20
+    with pytest.raises(ValueError, match="the model my-own reads text only"):
+        model("my-own", (1, 8, 8), 3)
 
 
 @pytest.mark.usefixtures("own")
