@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 
@@ -309,18 +309,9 @@ def register(attack: A) -> A:
     return attack
 
 
-def names() -> list[str]:
-    """The names of all attacks, without importing them."""
-    return ATTACKS.names()
-
-
-def get(name: str) -> Attack:
-    """The registered attack of that name, with its published parameters.
-
-    Raises:
-        ParamsError: naming what is allowed, or the file that cannot be used.
-    """
-    return ATTACKS[name]
+names = ATTACKS.names
+get: Callable[[str], Attack] = ATTACKS.__getitem__
+"""The attack of that name with its published parameters; only its own file is imported."""
 
 
 def _finite(name: str, what: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -63,13 +63,6 @@ def choose(key: str, value: Any, allowed: Iterable[Any], problem: str = "is unkn
     raise ParamsError(f"{key}: {_show(value)} {problem}{hint}; allowed: {listed}")
 
 
-def unique(key: str, values: tuple[Any, ...]) -> None:
-    """Raise the complaint about a value that stands twice."""
-    for value in values:
-        if values.count(value) > 1:
-            raise wrong(key, value, "it stands there twice")
-
-
 def validated(kind: Any, data: Any, key: str = "") -> Any:
     """``data`` as a :class:`Section` or any other type, read as strictly; ``key`` is its place.
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from benchmark.config.errors import ParamsError, Section, choose, unique, validated, wrong
+from benchmark.config.errors import ParamsError, Section, choose, validated, wrong
 from benchmark.config.registry import ATTACKS, DATASETS, DEFENSES, MODELS, NAME, PARTITIONS
 
 __all__ = ["Attack", "Defense", "Params", "ParamsError", "Scenario", "Scoring", "load_params"]
@@ -47,7 +47,8 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Rate = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Some = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_each_once)]
+Unique = Annotated[tuple[T, ...], AfterValidator(_each_once)]
+Some = Annotated[Unique[T], Field(min_length=1)]
 """At least one, none of them twice."""
 Point = Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$", max_length=LONGEST)]
 Points = Annotated[dict[Point, dict[str, Any]], Field(min_length=1)]
@@ -320,8 +321,7 @@ def _named(
 ) -> list[tuple[str, Any]]:
     """The pairs of a mapping to values of one kind, or a list's names beside empty ones."""
     if isinstance(entry, tuple):
-        unique(key, entry)
-        for name in entry:
+        for name in validated(Unique[Any], entry, key):
             choose(key, name, known, f"has no entry under {section}")
         entry = {name: kind() for name in entry}
     if not isinstance(entry, dict):
@@ -338,8 +338,7 @@ def _chosen(key: str, wanted: Any, points: dict[str, Any]) -> dict[str, Any]:
     """Some of a defense's points, all of them where none is named."""
     if not wanted:
         return points
-    unique(key, wanted)
-    for name in wanted:
+    for name in validated(Unique[Any], wanted, key):
         choose(key, name, points, "is no operating point")
     return {name: points[name] for name in wanted}
 

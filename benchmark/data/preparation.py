@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmark.config.registry import PARTITIONS
 from benchmark.data.datasets.base import DataError, Dataset, load
-from benchmark.data.partitions.base import partition
 from benchmark.data.splits import split
 from benchmark.results.columns import write_json
 from benchmark.runtime.randomness import generator, seed_of
@@ -111,9 +111,9 @@ def prepare(name: str, scenario: Scenario, public: Path, train: Path, private: P
     _save(public / "auxiliary.safetensors", images=auxiliary.images, labels=auxiliary.labels)
     options = {} if federation.alpha is None else {"alpha": federation.alpha}
     owners = torch.empty(len(clients), dtype=torch.long)
-    dealt = partition(
-        federation.partition, clients.labels.numpy(), federation.clients,
-        seed_of(name, "partition") % 2**32, minimum=federation.batch_size, **options,
+    dealt = PARTITIONS[federation.partition](
+        clients.labels.numpy(), federation.clients, seed_of(name, "partition") % 2**32,
+        minimum=federation.batch_size, **options,
     )  # fmt: skip
     for index, rows in enumerate(dealt):
         owners[torch.as_tensor(rows)] = index

@@ -6,7 +6,7 @@ its will is another file, in ``benchmark/evidence``. Its file bears its name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -140,18 +140,9 @@ def register(cls: type[Defense]) -> type[Defense]:
     return DEFENSES.enter(cls.name, cls, cls.__module__)
 
 
-def names() -> list[str]:
-    """Every defense that has a file here."""
-    return DEFENSES.names()
-
-
-def get(name: str) -> type[Defense]:
-    """The class of one defense; only its own file is imported.
-
-    Raises:
-        ParamsError: there is no such defense, or its file cannot be used.
-    """
-    return DEFENSES[name]
+names = DEFENSES.names
+get: Callable[[str], type[Defense]] = DEFENSES.__getitem__
+"""The class of one defense; only its own file is imported."""
 
 
 def build(name: str, parameters: dict[str, Any], key: str = "") -> Defense:

@@ -92,9 +92,7 @@ def register(name: str, reads: Kind = "images") -> Callable[[Builder], Builder]:
     return enter
 
 
-def names() -> list[str]:
-    """Every architecture that has a file here."""
-    return MODELS.names()
+names = MODELS.names
 
 
 def reads(name: str) -> Kind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -101,18 +101,13 @@ def refuse_impossible(params: Params) -> None:
         model = _model(board.federation)
         for defense, point in board.points:
             built = build(defense, board.entrants[defense][point])
-            if found := built.impossible(model):
-                field, rule = found
-                where = f"on the model {board.federation.model!r} of scenarios.{scenario}"
-                rule = f"{where} it {rule}" if field else f"{where}, {rule}"
-                _complain(scenario, built, point, field, rule)
-
-
-def _complain(scenario: str, built: Any, point: str, field: str, rule: str) -> None:
-    if not field:
-        raise wrong(f"scenarios.{scenario}.entrants", built.name, rule)
-    key = f"defenses.{built.name}.points.{point}.{field}"
-    raise wrong(key, getattr(built, field), rule)
+            field, rule = built.impossible(model) or (None, "")
+            where = f"on the model {board.federation.model!r} of scenarios.{scenario}"
+            if field:
+                key = f"defenses.{defense}.points.{point}.{field}"
+                raise wrong(key, getattr(built, field), f"{where} it {rule}")
+            if rule:
+                raise wrong(f"scenarios.{scenario}.entrants", defense, f"{where}, {rule}")
 
 
 def _model(federation: Federation) -> VictimModel:

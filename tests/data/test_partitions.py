@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,14 @@ from hypothesis import strategies as st
 
 from benchmark.config.registry import PARTITIONS
 from benchmark.data.datasets.base import DataError
-from benchmark.data.partitions.base import partition
 from benchmark.data.partitions.dirichlet import dirichlet
 from benchmark.data.partitions.dominant import dominant
 from benchmark.data.partitions.iid import iid
+
+
+def partition(kind: str, *given: Any, **options: Any) -> list[np.ndarray]:
+    return PARTITIONS[kind](*given, **options)
+
 
 LABELS = np.random.default_rng(0).integers(10, size=2000)
 

@@ -131,9 +131,7 @@ def load(name: str, folder: Path | str | None = None) -> Dataset:
     return DATASETS[name].read(place)
 
 
-def names() -> list[str]:
-    """The data sets that :func:`load` knows."""
-    return DATASETS.names()
+names = DATASETS.names
 
 
 @contextlib.contextmanager

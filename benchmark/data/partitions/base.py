@@ -8,7 +8,6 @@ array of indices per client; together they hold each index exactly once. Sizes m
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,16 +27,6 @@ def register(function: Partition) -> Partition:
     """
     name = function.__name__.replace("_", "-")
     return PARTITIONS.enter(name, function, function.__module__)
-
-
-def partition(kind: str, labels: ArrayLike, clients: int, seed: int, **options: Any) -> Parts:
-    """Spread ``labels``' indices over ``clients`` in the manner ``kind``; options are the kind's.
-
-    Raises:
-        ParamsError: there is no such kind.
-        DataError: there are too few examples, or an option is out of range.
-    """
-    return PARTITIONS[kind](labels, clients, seed, **options)
 
 
 def by_class(labels: ArrayLike) -> list[np.ndarray]:
