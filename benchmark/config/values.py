@@ -59,7 +59,7 @@ def changed(
 ) -> T:  # fmt: skip
     """``value``, a dataclass, with other parameters; its parts by mappings: ``{"lr": 0.1}``.
 
-    A mapping with ``is`` exchanges a part for another class of its module: ``{"is": "LBFGS"}``.
+    A mapping with ``is`` exchanges a part for another of its module or base: ``{"is": "LBFGS"}``.
     What is ``fixed`` no file can set.
 
     Raises:
@@ -91,9 +91,12 @@ def _exchanged(part: Any, hint: Any, wanted: Any, key: str) -> Any:
     """A part of the class that is called so, at its defaults; the same one if it is so already."""
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not types.NoneType]
     needed = {n for kind in kinds for n in dir(kind) if not n.startswith("_")}  # of a protocol too
+    base = type(part).__mro__[1]
+    classes = [*vars(sys.modules[type(part).__module__]).values()]
+    classes += [] if base is object else base.__subclasses__()
     beside = {
-        name: cls
-        for name, cls in vars(sys.modules[type(part).__module__]).items()
+        cls.__name__: cls
+        for cls in classes
         if isinstance(cls, type) and dataclasses.is_dataclass(cls)
         if cls is not hint and needed.issubset(dir(cls))
         if all(map(_has_default, dataclasses.fields(cls)))
