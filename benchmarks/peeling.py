@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from benchmark.attacks.base import get
 from benchmark.attacks.peeling import Peeled, peel
-from benchmark.data import datasets
-from benchmark.data.datasets import Dataset
+from benchmark.data.datasets import base as datasets
+from benchmark.data.datasets.base import Dataset
 from benchmark.defenses.base import build
 from benchmark.evidence.generic import client_update, oblivious
 from benchmark.federated.setting import Setting, initial

@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from benchmark.attacks.base import Attack, get, names
-from benchmark.data import datasets
+from benchmark.data.datasets import base as datasets
 from benchmark.defenses.base import build
 from benchmark.evidence.base import Evidence
 from benchmark.evidence.generic import client_update, oblivious

@@ -10,19 +10,10 @@ from stages.places import CHECKED
 
 def check() -> None:
     """Read params.yaml, build every defense and attack that it describes, and all evidence."""
-    from benchmark.attacks.base import get
-    from benchmark.defenses.base import build
     from benchmark.evidence import load_all
-    from benchmark.pipeline.check import refuse_impossible
+    from benchmark.pipeline.check import check as check_plugins
 
-    params = load_params()
-    for name, defense in params.defenses.items():
-        for fields in defense.points.values():
-            build(name, fields)
-    for attacks in (params.attacks, *(board.attacks for board in params.scenarios.values())):
-        for name, attack in attacks.items():
-            get(name).configured(**attack.fields)
-    refuse_impossible(params)
+    check_plugins(load_params())
     load_all()
     write_text(CHECKED, "params.yaml was read and makes sense\n")
 

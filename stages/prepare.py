@@ -20,7 +20,7 @@ def prepare(scenario: str) -> None:
             stack.enter_context(fresh_folder(artifact(scenario, kind)))
             for kind in ("public", "train", "private")
         ]
-        write(scenario, board, len(board.seeds), *folders)
+        write(scenario, board, *folders)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.config.schema import Scenario, Scoring, load_params
+from benchmark.config.schema import Scenario, Scoring, Splits, load_params
 from benchmark.data.preparation import prepare, read_private, read_public
 from benchmark.federated.setting import Setting
 from benchmark.pipeline.attack import Task, attack_transcripts, listed
@@ -124,7 +124,7 @@ def scenario(**observation: Any) -> Scenario:
         update={"clients": 3, "batch_size": 8, "rounds": 3, "checkpoints": {"init": 0, "late": 3}}
     )
     watched = chosen.observation.model_copy(update={"victims": VICTIMS, **observation})
-    splits = {"client": 90, "test": 60, "auxiliary": 60, "tuning": 10, "report": 40}
+    splits = Splits(client=90, test=60, auxiliary=60, tuning=10, report=40)
     return chosen.model_copy(
         update={"federation": federation, "observation": watched, "splits": splits}
     )
@@ -134,5 +134,5 @@ def make(root: Path, chosen: Scenario | None = None) -> Board:
     """The three prepared folders."""
     board = Board(root, chosen or scenario())
     folders = (board.artifacts / part for part in ("public", "train", "private"))
-    prepare(NAME, board.scenario, 1, *folders)
+    prepare(NAME, board.scenario, *folders)
     return board

@@ -7,11 +7,9 @@ The author of an attack writes `supports`, `reconstruct` and `measure`. The base
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
-import pkgutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 
@@ -19,6 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmark.config.errors import ParamsError
+from benchmark.config.registry import ATTACKS
+from benchmark.config.values import changed
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence
@@ -236,14 +236,21 @@ class Attack:
         return {"attack": type(self).__name__, **values}
 
     def configured(self, **changes: Any) -> Attack:
-        """The same attack with other parameters; nested values by mappings: `prior={"weight": 0}`.
+        """The same attack with other parameters; nested values by mappings: `optimiser={"lr": 1}`.
 
         A mapping with `is` names another class of the same module: `optimiser={"is": "LBFGS"}`.
 
         Raises:
             ParamsError: naming an unknown parameter and what is allowed.
         """
-        return _replaced(self, changes, self.name, fixed=(*_DESCRIPTION, "name"))
+        return self.configured_at(f"attacks.{self.name}", changes)
+
+    @final
+    def configured_at(
+        self, key: str, changes: Mapping[str, Any], also: Sequence[str] = ()
+    ) -> Attack:
+        """`configured`, by what stands at `key` in a params file, where `also` is allowed too."""
+        return changed(self, changes, key, fixed=(*_DESCRIPTION, "name"), also=also)
 
     def _checked(self, guess: Guess, evidence: Evidence) -> Guess:
         setting = evidence.setting
@@ -287,42 +294,24 @@ class Attack:
 
 
 _DESCRIPTION = ("title", "cite", "url", "summary", "threat", "members", "reads", "closed_form")
-_REGISTRY: dict[str, Attack] = {}
 A = TypeVar("A", bound=Attack)
 
 
 def register(attack: A) -> A:
-    """Make an attack known by its name, which is also its file's name.
+    """Make an attack known by its name, which is also its file's name, and by default its title.
 
     Raises:
-        ValueError: if another attack has that name.
+        PluginError: the file has another name, or another attack has that name.
     """
-    known = _REGISTRY.get(attack.name)
-    if known is not None and known != attack:
-        raise ValueError(f"two attacks are called {attack.name!r}")
-    _REGISTRY[attack.name] = attack
+    if not attack.title:
+        object.__setattr__(attack, "title", attack.name)
+    ATTACKS.enter(attack.name, attack, sys._getframe(1).f_globals["__name__"])
     return attack
 
 
-def names() -> list[str]:
-    """The names of all attacks, without importing them."""
-    import benchmark.attacks
-
-    files = {m.name for m in pkgutil.iter_modules(benchmark.attacks.__path__) if not m.ispkg}
-    return sorted((files - {"base"}) | set(_REGISTRY))
-
-
-def get(name: str) -> Attack:
-    """The registered attack of that name, with its published parameters.
-
-    Raises:
-        KeyError: naming what is allowed.
-    """
-    if name not in _REGISTRY:
-        if name not in names():
-            raise KeyError(f"unknown attack {name!r}; allowed: {', '.join(names())}")
-        importlib.import_module(f"benchmark.attacks.{name}")
-    return _REGISTRY[name]
+names = ATTACKS.names
+get: Callable[[str], Attack] = ATTACKS.__getitem__
+"""The attack of that name with its published parameters; only its own file is imported."""
 
 
 def _finite(name: str, what: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -351,41 +340,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
     return value
-
-
-def _replaced(value: Any, changes: Mapping[str, Any], where: str, fixed: tuple[str, ...]) -> Any:
-    allowed = [f.name for f in dataclasses.fields(value) if f.name not in fixed]
-    new = {}
-    for key, change in changes.items():
-        if key not in allowed:
-            raise ParamsError(
-                f"{where} has no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}"
-            )
-        old = getattr(value, key)
-        if isinstance(change, Mapping) and dataclasses.is_dataclass(old):
-            inner = {name: entry for name, entry in change.items() if name != "is"}
-            if "is" in change:
-                old = _sibling(old, change["is"], f"{where}.{key}")
-            change = _replaced(old, inner, f"{where}.{key}", ())
-        new[key] = tuple(change) if isinstance(change, list) else change
-    return dataclasses.replace(value, **new)
-
-
-def _sibling(value: Any, wanted: Any, where: str) -> Any:
-    """A value of the class that is called so, which stands beside that of the ``value``."""
-    beside = {
-        name: cls
-        for name, cls in vars(sys.modules[type(value).__module__]).items()
-        if dataclasses.is_dataclass(cls) and isinstance(cls, type) and _has_defaults(cls)
-    }
-    if wanted not in beside:
-        raise ParamsError(f"{where} cannot be {wanted!r}; allowed: {', '.join(sorted(beside))}")
-    return value if type(value) is beside[wanted] else beside[wanted]()
-
-
-def _has_defaults(cls: Any) -> bool:
-    missing = dataclasses.MISSING
-    return all(
-        f.default is not missing or f.default_factory is not missing
-        for f in dataclasses.fields(cls)
-    )

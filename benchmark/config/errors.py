@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-Model = TypeVar("Model", bound="Section")
+_RULES = {
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping, {} at least",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must be lower-case words joined by hyphens (of a point: or dots)",
+}
+"""Of pydantic's kinds of misfit, those that it tells in Python's words."""
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class ParamsError(ValueError):
@@ -22,7 +34,7 @@ class ParamsError(ValueError):
 class Section(BaseModel):
     """A frozen mapping of a params file, checked by :func:`validated`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", **STRICT)
 
     @model_validator(mode="before")
     @classmethod
@@ -39,32 +51,26 @@ def wrong(key: str, value: Any, rule: str) -> ParamsError:
     return ParamsError(f"{key}: {_show(value)} is not allowed: {rule}")
 
 
-def choose(key: str, value: Any, allowed: Iterable[str], problem: str = "is unknown") -> None:
+def choose(key: str, value: Any, allowed: Iterable[Any], problem: str = "is unknown") -> None:
     """Raise the complaint about a name that is not among the allowed, with the closest of them."""
     options = list(allowed)
     if value in options:
         return
-    close = difflib.get_close_matches(str(value), options, 1)
+    words = list(map(str, options))
+    close = difflib.get_close_matches(str(value), words, 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    listed = ", ".join(options) or "nothing"
+    listed = ", ".join(words) or "nothing"
     raise ParamsError(f"{key}: {_show(value)} {problem}{hint}; allowed: {listed}")
 
 
-def unique(key: str, values: tuple[Any, ...]) -> None:
-    """Raise the complaint about a value that stands twice."""
-    for value in values:
-        if values.count(value) > 1:
-            raise wrong(key, value, "it stands there twice")
-
-
-def validated(model: type[Model], data: Any, key: str = "") -> Model:
-    """``data`` as ``model``, whose place in the file is ``key``.
+def validated(kind: Any, data: Any, key: str = "") -> Any:
+    """``data`` as a :class:`Section` or any other type, read as strictly; ``key`` is its place.
 
     Raises:
         ParamsError: it does not fit; the first misfit is named.
     """
     try:
-        return model.model_validate(data)
+        return _adapter(kind).validate_python(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     where = _path(first, data, key) or "params"
@@ -72,13 +78,21 @@ def validated(model: type[Model], data: Any, key: str = "") -> Model:
         raise ParamsError(f"{where}: missing")
     if first["type"] == "unknown_key":
         choose(where, first["ctx"]["key"], first["ctx"]["options"], "is no key here")
-    raise wrong(where, first["input"], first["msg"].replace("Input should", "must"))
+    rule = _RULES.get(first["type"]) or re.sub(r"^\w+ should", "must", first["msg"])
+    raise wrong(where, first["input"], rule)
+
+
+@lru_cache(maxsize=256)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    own = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return TypeAdapter(kind, config=None if own else STRICT)
 
 
 def _path(misfit: Any, data: Any, key: str) -> str:
     """The dotted key of a misfit: pydantic's location without the tags of its own."""
     path, value = [key] if key else [], data
-    for part in misfit["loc"]:
+    named = misfit["loc"][-1:] == ("[key]",)  # a key is wrong: its mapping is the place
+    for part in misfit["loc"][:-2] if named else misfit["loc"]:
         inside = isinstance(value, Mapping) and part in value
         inside |= isinstance(value, tuple) and isinstance(part, int) and part < len(value)
         if inside:

@@ -1,41 +1,57 @@
 """params.yaml as validated, frozen types.
 
-Reading takes no torch (light stages stay light), so the parameters of defenses and attacks are
-checked against what their files declare: names and types here, ranges when the class is built.
+Reading imports no plug-in, and so no torch (light stages stay light): names are held against the
+files that there are. Parameters of defenses and attacks are held against their classes by
+:mod:`benchmark.pipeline.check`, and again when the classes are built.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from benchmark.config.declared import PACKAGE, Declared, attacks, defenses
-from benchmark.config.errors import ParamsError, Section, choose, unique, validated, wrong
+from benchmark.config.errors import ParamsError, Section, choose, validated, wrong
+from benchmark.config.registry import ATTACKS, DATASETS, DEFENSES, MODELS, NAME, PARTITIONS
 
 __all__ = ["Attack", "Defense", "Params", "ParamsError", "Scenario", "Scoring", "load_params"]
 
-NAME = r"^[a-z][a-z0-9-]*$"
-POINT = r"^[a-z0-9][a-z0-9.-]*$"
+LONGEST = 40
+"""Characters of a name: files are called after several of them."""
 DEFAULT_POINT = "default"
-DATASETS = ("digits", "fashion-mnist", "cifar10", "docstrings", "next-word", "cola")
-TEXTS = ("docstrings", "next-word", "cola")
-"""The data sets whose examples are sentences."""
-TEXT_MODELS = ("transformer",)
-IMAGES_ONLY = ("dpsgd", "fedrep", "hyperfl")
-"""Defenses that stand on layers which models of texts do not have."""
 RUN_ON = ("checkpoints", "knowledge", "batch_sizes", "settings")
 """Keys of an attack that say where it is run; the others are its parameters."""
-SPLITS = ("client", "test", "auxiliary", "tuning", "report")
+RESERVED = ("checked", "scores")
+"""Names in the folder of artifacts that are no scenario's."""
 
-Name = Annotated[str, Field(pattern=NAME)]
+T = TypeVar("T")
+
+
+def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise PydanticCustomError("twice", "{value} stands there twice", {"value": repr(value)})
+    return values
+
+
+def _printable(text: str) -> str:
+    if any(ord(letter) in (*range(10), *range(11, 32), 127) for letter in text):
+        raise PydanticCustomError("control", "must have no control characters")
+    return text
+
+
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Rate = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Points = dict[str, dict[str, Any]]
+Unique = Annotated[tuple[T, ...], AfterValidator(_each_once)]
+Some = Annotated[Unique[T], Field(min_length=1)]
+"""At least one, none of them twice."""
+Point = Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$", max_length=LONGEST)]
+Points = Annotated[dict[Point, dict[str, Any]], Field(min_length=1)]
 """Operating points in the order of the file: name -> all parameters."""
 
 
@@ -53,9 +69,9 @@ class Federation(Section):
 
     model: Name
     clients: Count
-    partition: Literal["iid", "dirichlet", "dominant"]
-    alpha: Rate | None = None
-    """Dirichlet concentration; dominant: the share of each class dealt to all; iid: none."""
+    partition: Name
+    alpha: Annotated[float, Field(gt=0, le=10**6)] | None = None
+    """Dirichlet concentration; dominant: the share of each class for its own clients; iid: none."""
     algorithm: Literal["fedsgd", "fedavg"]
     local_steps: Count = 1
     batch_size: Count
@@ -81,7 +97,7 @@ class Observation(Section):
 
     victims: Count
     """Per seed."""
-    batch_sizes: tuple[Count, ...] = Field(min_length=1)
+    batch_sizes: Some[Count]
     """Images per local step of the attacked messages."""
     side: Side
     split: Literal["report", "tuning"] = "report"
@@ -99,24 +115,63 @@ class Headline(Section):
     """Of the attacked messages."""
 
 
+class Splits(Section):
+    """Numbers of examples; no example is in two of them."""
+
+    client: Count
+    """Those that the clients train on."""
+    test: Count
+    auxiliary: Count
+    """What attacks that learn, and the no-attack baseline, may see."""
+    tuning: Count
+    """What attacks are tuned on."""
+    report: Count
+    """Those that are attacked and reported."""
+
+
 class Defense(Section):
     """Operating points of one defense, in the order of the file: name -> all its parameters."""
 
-    points: Points = Field(min_length=1)
+    common: dict[str, Any]
+    """What the file gives to all points at once; it stands in each of them too."""
+    points: Points
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apart(cls, entry: Any) -> Any:
+        """``{common fields, points: {name: fields}}`` with the common fields in every point."""
+        if not isinstance(entry, dict):
+            return entry
+        common = {name: value for name, value in entry.items() if name != "points"}
+        points = entry.get("points", {DEFAULT_POINT: {}})
+        if isinstance(points, dict):
+            points = {
+                n: common | own if isinstance(own, dict) else own for n, own in points.items()
+            }
+        return {"common": common, "points": points}
 
 
 class Attack(Section):
     """Overrides of one attack's declaration, and what it is run on (None: everything)."""
 
-    checkpoints: tuple[Name, ...] | None = None
-    knowledge: tuple[Literal["oblivious", "paper", "adaptive"], ...] | None = None
-    """Of the evidence attacked."""
-    batch_sizes: tuple[Count, ...] | None = None
+    checkpoints: Some[Name] | None = None
+    knowledge: Some[Literal["oblivious", "paper", "adaptive"]] | None = None
+    """Of the evidence."""
+    batch_sizes: Some[Count] | None = None
     """Of the attacked messages."""
-    settings: tuple[Literal["board", "published"], ...] = ("board", "published")
+    settings: Some[Literal["board", "published"]] = ("board", "published")
     """With the overrides here, and as the attack's file declares it; the latter on the control
     alone, for the first seed, and where it is something else."""
     fields: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apart(cls, entry: Any) -> Any:
+        """Its parameters as ``fields``, beside the keys that say where it is run."""
+        if not isinstance(entry, dict):
+            return entry
+        where = {name: value for name, value in entry.items() if name in RUN_ON}
+        return {"fields": {n: v for n, v in entry.items() if n not in RUN_ON}, **where}
 
 
 class Saturation(Section):
@@ -124,7 +179,7 @@ class Saturation(Section):
 
     victims: Count
     """Of the first seed, per operating point and checkpoint."""
-    budgets: tuple[Literal[3, 10], ...] = Field(min_length=1)
+    budgets: Some[Literal[3, 10]]
     """Multiples of the budget that the attack ``auto`` has on the board."""
 
 
@@ -136,16 +191,15 @@ class Scenario(Section):
     scenario leaves out are those of the whole file.
     """
 
-    title: str
-    description: str
+    title: Text
+    description: Text
     kind: Literal["demo", "ranked"]
     data: Name
-    splits: dict[Name, Count]
-    """Images of client, test, auxiliary, tuning and report; no image is in two of them."""
+    splits: Splits
     federation: Federation
     observation: Observation
     headline: Headline
-    seeds: tuple[Seed, ...] = Field(min_length=1)
+    seeds: Some[Seed]
     entrants: dict[Name, Points] = Field(min_length=1)
     """Defense -> its operating points on this board."""
     attacks: dict[Name, Attack] = Field(min_length=1)
@@ -171,14 +225,15 @@ class Scoring(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    boards: tuple[Name, ...] = Field(min_length=1)
+    boards: Some[Name]
     """The scenarios that the pipeline computes."""
-    seeds: tuple[Seed, ...] = Field(min_length=1)
+    seeds: Some[Seed]
     scenarios: dict[Name, Scenario] = Field(min_length=1)
     defenses: dict[Name, Defense] = Field(min_length=1)
     attacks: dict[Name, Attack]
     scoring: Scoring = Scoring()
     saturation: Saturation | None = None
+    """Of every scenario that has none of its own; null: not measured."""
 
     def board(self, name: str) -> Scenario:
         """The scenario of one of the boards.
@@ -190,30 +245,28 @@ class Params(Section):
         return self.scenarios[name]
 
 
-def load_params(path: Path | str = "params.yaml", package: Path = PACKAGE) -> Params:
-    """Read and check a params file against the plug-ins of ``package``.
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read a params file and check all of it but the parameters of plug-ins.
 
     Raises:
-        ParamsError: anything at all is wrong with it.
+        ParamsError: something is wrong with it.
     """
     data = _read(Path(path))
-    try:
-        known_defenses, known_attacks = defenses(package), attacks(package)
-    except SyntaxError as error:
-        raise ParamsError(f"the plug-ins cannot be read: {error}") from None
-    for key, known, reader in (
-        ("defenses", known_defenses, _points),
-        ("attacks", known_attacks, _overrides),
-    ):
+    overrides = data.get("attacks")
+    for key, registry, kind in (("defenses", DEFENSES, Defense), ("attacks", ATTACKS, Attack)):
+        for name in data[key] if isinstance(data.get(key), dict) else ():
+            choose(key, name, registry.names())
         if key in data:
-            data[key] = _section(key, data[key], known, reader)
+            data[key] = validated(dict[str, kind], data[key], key)  # type: ignore[valid-type]
     if isinstance(data.get("scenarios"), dict):
-        shared = {name: data.get(name, {}) for name in ("defenses", "attacks")}
         data["scenarios"] = {
-            name: _in_full(f"scenarios.{name}", entry, data, shared, known_attacks)
+            name: _in_full(f"scenarios.{name}", entry, data, overrides or {})
             for name, entry in data["scenarios"].items()
         }
-    params = validated(Params, data)
+    params: Params = validated(Params, data)
+    for key, empty in (("scoring", "{}"), ("saturation", "null")):
+        if key not in data:  # stages depend on them by name
+            raise ParamsError(f"{key}: missing; write `{key}: {empty}` to do without")
     _cross_check(params)
     return params
 
@@ -245,63 +298,8 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _section(
-    key: str,
-    section: Any,
-    known: dict[str, Declared],
-    reader: Callable[[str, dict[str, Any], Declared], dict[str, Any]],
-) -> dict[str, Any]:
-    """Each entry of ``defenses`` or ``attacks``, read against its declaration."""
-    if not isinstance(section, dict):
-        raise wrong(key, section, "must be a mapping of names to mappings")
-    read = {}
-    for name, entry in section.items():
-        choose(key, name, known)
-        if not isinstance(entry, dict):
-            raise wrong(f"{key}.{name}", entry, "must be a mapping, {} at least")
-        read[name] = reader(f"{key}.{name}", entry, known[name])
-    return read
-
-
-def _points(key: str, entry: dict[str, Any], declared: Declared) -> dict[str, Any]:
-    """``{common fields, points: {name: fields}}`` with the common fields in every point."""
-    common = {name: value for name, value in entry.items() if name != "points"}
-    _keys(key, common, [*declared.fields, "points"])
-    if "points" not in entry:
-        return {"points": {DEFAULT_POINT: _fields(key, common, declared)}}
-    points = entry["points"]
-    if not isinstance(points, dict) or not points:
-        raise wrong(f"{key}.points", points, "must name at least one point")
-    read = {}
-    for name, fields in points.items():
-        if not isinstance(name, str) or not re.fullmatch(POINT[1:-1], name):
-            raise wrong(
-                f"{key}.points", name, "a name is of lower-case letters, digits, hyphens, dots"
-            )
-        if not isinstance(fields, dict):
-            raise wrong(f"{key}.points.{name}", fields, "must be a mapping, {} at least")
-        read[name] = _fields(f"{key}.points.{name}", common | fields, declared)
-    return {"points": read}
-
-
-def _overrides(key: str, entry: dict[str, Any], declared: Declared) -> dict[str, Any]:
-    where = {name: value for name, value in entry.items() if name in RUN_ON}
-    fields = {name: value for name, value in entry.items() if name not in RUN_ON}
-    _keys(key, fields, [*declared.fields, *sorted(declared.parts), *RUN_ON])
-    parts = {name: fields.pop(name) for name in [*fields] if name in declared.parts}
-    for name, changes in parts.items():
-        if not isinstance(changes, dict):
-            raise wrong(f"{key}.{name}", changes, "must be a mapping of its own parameters")
-    optional = Declared(declared.name, declared.file, declared.fields)
-    return {"fields": _fields(key, fields, optional) | parts, **where}
-
-
 def _in_full(
-    key: str,
-    scenario: Any,
-    data: dict[str, Any],
-    shared: dict[str, dict[str, Any]],
-    declared: dict[str, Declared],
+    key: str, scenario: Any, data: dict[str, Any], overrides: dict[str, dict[str, Any]]
 ) -> Any:
     """A scenario with the operating points of its entrants, its attacks' overrides, its seeds."""
     if not isinstance(scenario, dict):
@@ -309,21 +307,12 @@ def _in_full(
     inherited: dict[str, Any] = {n: data[n] for n in ("seeds", "saturation") if n in data}
     full = inherited | scenario
     if "entrants" in full:
-        full["entrants"] = {
-            name: _chosen(f"{key}.entrants.{name}", points, shared["defenses"][name]["points"])
-            for name, points in _named(
-                f"{key}.entrants", full["entrants"], shared["defenses"], tuple, "defenses"
-            )
-        }
+        at, known = f"{key}.entrants", data.get("defenses", {})
+        listed = _named(at, full["entrants"], known, tuple, "defenses")
+        full["entrants"] = {n: _chosen(f"{at}.{n}", own, known[n].points) for n, own in listed}
     if "attacks" in full:
-        full["attacks"] = {
-            name: _merged(
-                shared["attacks"][name], _overrides(f"{key}.attacks.{name}", own, declared[name])
-            )
-            for name, own in _named(
-                f"{key}.attacks", full["attacks"], shared["attacks"], dict, "attacks"
-            )
-        }
+        listed = _named(f"{key}.attacks", full["attacks"], overrides, dict, "attacks")
+        full["attacks"] = {name: _over(overrides[name], own) for name, own in listed}
     return full
 
 
@@ -332,8 +321,7 @@ def _named(
 ) -> list[tuple[str, Any]]:
     """The pairs of a mapping to values of one kind, or a list's names beside empty ones."""
     if isinstance(entry, tuple):
-        unique(key, entry)
-        for name in entry:
+        for name in validated(Unique[Any], entry, key):
             choose(key, name, known, f"has no entry under {section}")
         entry = {name: kind() for name in entry}
     if not isinstance(entry, dict):
@@ -350,15 +338,9 @@ def _chosen(key: str, wanted: Any, points: dict[str, Any]) -> dict[str, Any]:
     """Some of a defense's points, all of them where none is named."""
     if not wanted:
         return points
-    unique(key, wanted)
-    for name in wanted:
+    for name in validated(Unique[Any], wanted, key):
         choose(key, name, points, "is no operating point")
     return {name: points[name] for name in wanted}
-
-
-def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """An attack's overrides of the whole file, and a scenario's own over them."""
-    return {**shared, **own, "fields": _over(shared["fields"], own["fields"])}
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -372,64 +354,65 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _fields(key: str, values: dict[str, Any], declared: Declared) -> dict[str, Any]:
-    """The given values as the declared types: an int given for a float becomes one."""
-    _keys(key, values, declared.fields)
-    types: dict[str, Any] = {
-        name: (kind, ... if name in declared.required else None)
-        for name, kind in declared.fields.items()
-    }
-    model = create_model(declared.name, __base__=Section, **types)
-    return validated(model, values, key).model_dump(exclude_unset=True)
-
-
-def _keys(key: str, values: Iterable[Any], allowed: Iterable[str]) -> None:
-    for name in values:
-        choose(key, name, allowed, "is no key here")
-
-
 def _cross_check(params: Params) -> None:
     """What no single section can know."""
-    unique("boards", params.boards)
     for name in params.boards:
         choose("boards", name, params.scenarios, "has no entry under scenarios")
     for name, scenario in params.scenarios.items():
+        if name in RESERVED:
+            raise wrong("scenarios", name, f"{', '.join(RESERVED)} are folders of artifacts")
         _check_scenario(f"scenarios.{name}", scenario)
-    everywhere = sorted({c for s in params.scenarios.values() for c in s.federation.checkpoints})
-    for name, attack in params.attacks.items():
-        for checkpoint in attack.checkpoints or ():
-            choose(f"attacks.{name}.checkpoints", checkpoint, everywhere)
+    boards = params.scenarios.values()
+    checkpoints = sorted({each for board in boards for each in board.federation.checkpoints})
+    sizes = sorted({each for board in boards for each in board.observation.batch_sizes})
+    _check_listed("attacks", params.attacks, checkpoints, sizes)
     for name, scenario in params.scenarios.items():
-        for listed, own in scenario.attacks.items():
-            _check_narrowed(f"attacks.{listed}", own, f"scenarios.{name}", scenario)
+        _check_listed(f"scenarios.{name}.attacks", scenario.attacks, checkpoints, sizes)
+        for listed, attack in scenario.attacks.items():
+            _check_narrowed(f"attacks.{listed}", attack, f"scenarios.{name}", scenario)
+
+
+def _check_listed(
+    key: str, attacks: dict[str, Attack], checkpoints: list[str], sizes: list[int]
+) -> None:
+    """What an attack is run on must be found on some board."""
+    for name, attack in attacks.items():
+        for checkpoint in attack.checkpoints or ():
+            choose(f"{key}.{name}.checkpoints", checkpoint, checkpoints)
+        for size in attack.batch_sizes or ():
+            choose(f"{key}.{name}.batch_sizes", size, sizes)
 
 
 def _check_scenario(key: str, scenario: Scenario) -> None:
-    choose(f"{key}.data", scenario.data, DATASETS)
-    for part in SPLITS:
-        if part not in scenario.splits:
-            raise wrong(f"{key}.splits", scenario.splits, f"must have {', '.join(SPLITS)}")
-    for part in scenario.splits:
-        choose(f"{key}.splits", part, SPLITS)
-    unique(f"{key}.seeds", scenario.seeds)
-    unique(f"{key}.observation.batch_sizes", scenario.observation.batch_sizes)
-    for entrant in scenario.entrants:
-        if entrant in IMAGES_ONLY and scenario.data in TEXTS:
-            raise wrong(f"{key}.entrants", entrant, "it defends models of images only")
+    federation, observation = scenario.federation, scenario.observation
+    choose(f"{key}.data", scenario.data, DATASETS.names())
+    choose(f"{key}.federation.model", federation.model, MODELS.names())
+    choose(f"{key}.federation.partition", federation.partition, PARTITIONS.names())
     if "none" not in scenario.entrants:
-        raise wrong(
-            f"{key}.entrants", tuple(scenario.entrants), "must have 'none', the undefended run"
-        )
-    choose(f"{key}.federation.model", scenario.federation.model, _models(scenario.data in TEXTS))
-    if scenario.data in TEXTS and scenario.federation.server == "malicious":
-        raise wrong(f"{key}.federation.server", "malicious", "the imprint block reads images only")
-    _check_federation(f"{key}.federation", scenario.federation)
-    choose(f"{key}.headline.checkpoint", scenario.headline.checkpoint,
-           scenario.federation.checkpoints)  # fmt: skip
-    if scenario.headline.batch_size not in scenario.observation.batch_sizes:
-        allowed = ", ".join(map(str, scenario.observation.batch_sizes))
-        raise wrong(f"{key}.headline.batch_size", scenario.headline.batch_size,
-                    f"must be one of observation.batch_sizes: {allowed}")  # fmt: skip
+        rule = "must have 'none', the undefended run"
+        raise wrong(f"{key}.entrants", tuple(scenario.entrants), rule)
+    _check_federation(f"{key}.federation", federation)
+    _check_sizes(f"{key}.splits", scenario)
+    headline = scenario.headline
+    choose(f"{key}.headline.checkpoint", headline.checkpoint, federation.checkpoints)
+    if headline.batch_size not in observation.batch_sizes:
+        allowed = ", ".join(map(str, observation.batch_sizes))
+        rule = f"must be one of observation.batch_sizes: {allowed}"
+        raise wrong(f"{key}.headline.batch_size", headline.batch_size, rule)
+
+
+def _check_sizes(key: str, scenario: Scenario) -> None:
+    """A batch for every client, and other images for every victim of every seed."""
+    federation, observation = scenario.federation, scenario.observation
+    needed = federation.clients * federation.batch_size
+    if scenario.splits.client < needed:
+        rule = f"{federation.clients} clients with batches of {federation.batch_size} need {needed}"
+        raise wrong(f"{key}.client", scenario.splits.client, rule)
+    each = max(observation.batch_sizes) * federation.local_steps
+    needed = len(scenario.seeds) * observation.victims * each
+    if getattr(scenario.splits, observation.split) < needed:
+        rule = f"{observation.victims} victims of {len(scenario.seeds)} seeds need {needed}"
+        raise wrong(f"{key}.{observation.split}", getattr(scenario.splits, observation.split), rule)
 
 
 def _check_narrowed(key: str, attack: Attack, board: str, scenario: Scenario) -> None:
@@ -441,6 +424,9 @@ def _check_narrowed(key: str, attack: Attack, board: str, scenario: Scenario) ->
         if listed is not None and not {*listed} & {*there}:
             has = ", ".join(map(str, there))
             raise wrong(f"{key}.{field}", listed, f"{board} has {has}, and lists the attack")
+    if attack.settings == ("published",) and not attack.fields:
+        rule = f"{board} changes nothing of the attack, so its settings are the board's"
+        raise wrong(f"{key}.settings", attack.settings, rule)
 
 
 def _check_federation(key: str, federation: Federation) -> None:
@@ -448,22 +434,10 @@ def _check_federation(key: str, federation: Federation) -> None:
         if number > federation.rounds:
             rule = f"training ends after round {federation.rounds}"
             raise wrong(f"{key}.checkpoints.{checkpoint}", number, rule)
-    alpha, step = federation.alpha, federation.local_learning_rate
-    if federation.partition == "iid" and alpha is not None:
-        raise wrong(f"{key}.alpha", alpha, "an iid partition has none")
-    if federation.partition == "dirichlet" and alpha is None:
-        raise wrong(f"{key}.alpha", alpha, "a dirichlet partition needs a positive number")
-    if federation.partition == "dominant" and not (alpha is not None and alpha <= 1):
-        raise wrong(f"{key}.alpha", alpha, "a dominant partition needs a share in (0, 1]")
+    step = federation.local_learning_rate
     if federation.algorithm == "fedsgd" and federation.local_steps != 1:
-        raise wrong(f"{key}.local_steps", federation.local_steps, "fedsgd has 1")
+        raise wrong(f"{key}.local_steps", federation.local_steps, "must be 1 for fedsgd")
     if federation.algorithm == "fedsgd" and step is not None:
-        raise wrong(f"{key}.local_learning_rate", step, "fedsgd has none")
+        raise wrong(f"{key}.local_learning_rate", step, "must be left out for fedsgd")
     if federation.algorithm == "fedavg" and step is None:
-        raise wrong(f"{key}.local_learning_rate", step, "fedavg needs a positive number")
-
-
-def _models(text: bool) -> list[str]:
-    """The victim models that read texts, or those that read images."""
-    files = (path.stem for path in (PACKAGE / "models").glob("[a-z]*.py"))
-    return sorted(name for name in files if name != "base" and (name in TEXT_MODELS) == text)
+        raise wrong(f"{key}.local_learning_rate", step, "must be a positive number for fedavg")

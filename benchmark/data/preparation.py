@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmark.data.datasets import DataError, Dataset, load
-from benchmark.data.partitions import partition
+from benchmark.config.registry import PARTITIONS
+from benchmark.data.datasets.base import DataError, Dataset, load
 from benchmark.data.splits import split
 from benchmark.results.columns import write_json
 from benchmark.runtime.randomness import generator, seed_of
@@ -86,25 +86,16 @@ class Private:
         )
 
 
-def prepare(
-    name: str, scenario: Scenario, seeds: int, public: Path, train: Path, private: Path
-) -> None:
-    """Write the three folders of the scenario ``name``, with victims for so many ``seeds``.
+def prepare(name: str, scenario: Scenario, public: Path, train: Path, private: Path) -> None:
+    """Write the three folders of the scenario ``name``.
 
     Raises:
         DataError: the data is not there, or too small for the scenario.
     """
     dataset = load(scenario.data)
-    parts = split(dataset, scenario.splits, seed_of(scenario.data, "split") % 2**32)
-    federation, observation = scenario.federation, scenario.observation
-    chosen = observation.split
-    victims = paired(parts[chosen], scenario.data)
-    needed = seeds * observation.victims * max(observation.batch_sizes) * federation.local_steps
-    if needed > len(victims):
-        raise DataError(
-            f"scenarios.{name}.splits.{chosen}: {len(victims)} images, "
-            f"but {observation.victims} victims of {seeds} seeds need {needed}"
-        )
+    parts = split(dataset, scenario.splits.model_dump(), seed_of(scenario.data, "split") % 2**32)
+    federation = scenario.federation
+    victims = paired(parts[scenario.observation.split], scenario.data)
     auxiliary, clients, test = parts["auxiliary"], parts["client"], parts["test"]
     mean, std = auxiliary.moments()
     facts = {
@@ -120,9 +111,9 @@ def prepare(
     _save(public / "auxiliary.safetensors", images=auxiliary.images, labels=auxiliary.labels)
     options = {} if federation.alpha is None else {"alpha": federation.alpha}
     owners = torch.empty(len(clients), dtype=torch.long)
-    dealt = partition(
-        federation.partition, clients.labels.numpy(), federation.clients,
-        seed_of(name, "partition") % 2**32, minimum=federation.batch_size, **options,
+    dealt = PARTITIONS[federation.partition](
+        clients.labels.numpy(), federation.clients, seed_of(name, "partition") % 2**32,
+        minimum=federation.batch_size, **options,
     )  # fmt: skip
     for index, rows in enumerate(dealt):
         owners[torch.as_tensor(rows)] = index

@@ -13,12 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from benchmark.data.datasets import DataError, Dataset
+from benchmark.data.datasets.base import DataError, Dataset
 from benchmark.data.text import PAD
-
-SPLITS = ("client", "test", "auxiliary", "tuning", "report")
-"""Who trains; what utility is measured on; what learning attacks and floors may see; what
-attacks are tuned on; whose images are attacked and reported."""
 
 DUPLICATE_MSE = 2e-3
 """Images closer than this (27 dB) count as one. It lies well below the distance of two
@@ -31,50 +27,29 @@ one word replaced makes two, one replaced and one added three."""
 _BLOCK = 2048
 
 
-def split(
-    dataset: Dataset, sizes: Mapping[str, int] | Mapping[str, float], seed: int
-) -> dict[str, Dataset]:
+def split(dataset: Dataset, sizes: Mapping[str, int], seed: int) -> dict[str, Dataset]:
     """Divide ``dataset``, near-duplicates removed, into the named parts.
 
     Args:
         dataset: what to divide.
-        sizes: numbers of images (all int), or shares (all float, sum at most 1) of the images
-            that are left once near-duplicates are gone, rounded down. Keys from :data:`SPLITS`.
+        sizes: numbers of examples, each at least 1.
         seed: another seed, other splits.
 
     Raises:
-        DataError: a name is unknown, a size impossible, or a part would be empty.
+        DataError: there are not enough examples.
     """
-    unknown = [name for name in sizes if name not in SPLITS]
-    if unknown:
-        raise DataError(f"split {unknown[0]!r} is unknown; there are {', '.join(SPLITS)}")
-    kinds = {type(size) for size in sizes.values()}
-    if kinds not in ({int}, {float}):
-        raise DataError("split sizes must be all numbers of images (int) or all shares (float)")
-    if min(sizes.values()) <= 0:
-        raise DataError("every split needs at least one image")
-    order = _order(dataset, seed)
     wanted = sum(sizes.values())
-    if kinds == {int}:
-        keep = distinct(dataset, order, limit=int(wanted))
-        counts = {name: int(size) for name, size in sizes.items()}
-    else:
-        if wanted > 1 + 1e-9:
-            raise DataError(f"the shares of the splits sum to {wanted:g}, more than 1")
-        keep = distinct(dataset, order)
-        counts = {name: int(size * len(keep) + 1e-6) for name, size in sizes.items()}
-    if sum(counts.values()) > len(keep):
+    keep = distinct(dataset, _order(dataset, seed), limit=wanted)
+    if wanted > len(keep):
         raise DataError(
-            f"{dataset.name}: {sum(counts.values())} images wanted, {len(keep)} are left "
+            f"{dataset.name}: {wanted} examples wanted, {len(keep)} are left "
             f"without near-duplicates"
         )
-    parts, start = {}, 0
-    for name, count in counts.items():
-        if count == 0:
-            raise DataError(f"{dataset.name}: the share of {name!r} is less than one image")
-        parts[name] = dataset.subset(keep[start : start + count])
-        start += count
-    return parts
+    ends = np.cumsum(list(sizes.values()))
+    return {
+        name: dataset.subset(keep[end - size : end])
+        for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
 
 
 def distinct(dataset: Dataset, order: np.ndarray, limit: int | None = None) -> np.ndarray:

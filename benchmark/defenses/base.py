@@ -6,16 +6,15 @@ file, in ``benchmark/evidence``. Its file bears its name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
 
-from benchmark.config.errors import ParamsError
+from benchmark.config.registry import DEFENSES, Kind
+from benchmark.config.values import construct
 from benchmark.federated.update import Batch, Update
 
 if TYPE_CHECKING:
@@ -49,7 +48,8 @@ class Guarantee:
 class Defense:
     """A defense against gradient inversion; override the places where it acts.
 
-    Fields are its strength, set per operating point in params.yaml. ``protect`` should consist of
+    Fields are its strength, set per operating point in params.yaml. ``title`` is by default the
+    name; ``cite`` and ``url`` are for what is published. ``protect`` should consist of
     tensor operations of fixed shape and draw randomness through :func:`gaussian`: then an
     adaptive attacker can simulate it (BPDA).
     """
@@ -60,6 +60,8 @@ class Defense:
     url: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     note: ClassVar[str] = ""
+    reads: ClassVar[tuple[Kind, ...]] = ("images", "text")
+    """Models of what it can defend."""
     sampling: ClassVar[str] = "fixed"
     """``fixed``: batches of one size; ``poisson``: each example joins with the protocol's public
     sampling rate, whatever its client holds."""
@@ -152,59 +154,28 @@ def gaussian(like: Tensor, std: float | Tensor, rng: Generator | None) -> Tensor
     return torch.randn(like.shape, generator=rng, dtype=like.dtype) * std
 
 
-_REGISTRY: dict[str, type[Defense]] = {}
-
-
 def register(cls: type[Defense]) -> type[Defense]:
     """Enter a defense under its ``name``, which must be its file's.
 
     Raises:
-        ValueError: the name is taken, or is not the file's.
+        PluginError: the name is taken, or is not the file's.
     """
-    file = cls.__module__.rsplit(".", 1)[-1]
-    if cls.name != file:
-        raise ValueError(f"defense {cls.name!r} is declared in {file}.py: the names must agree")
-    known = _REGISTRY.get(cls.name)
-    if known is not None and known.__module__ != cls.__module__:
-        raise ValueError(f"two defenses are called {cls.name!r}")
-    _REGISTRY[cls.name] = cls
-    return cls
+    cls.title = cls.title or cls.name
+    return DEFENSES.enter(cls.name, cls, cls.__module__)
 
 
-def names() -> list[str]:
-    """Every defense that has a file here."""
-    here = Path(__file__).parent
-    files = (path.stem for path in here.glob("[a-z]*.py"))
-    return sorted(name for name in files if name != "base")
+names = DEFENSES.names
+get: Callable[[str], type[Defense]] = DEFENSES.__getitem__
+"""The class of one defense; only its own file is imported."""
 
 
-def get(name: str) -> type[Defense]:
-    """The class of one defense; only its own file is imported.
-
-    Raises:
-        ValueError: there is no such defense.
-    """
-    if name not in names():
-        raise ValueError(f"no defense is called {name!r}; there are {', '.join(names())}")
-    import_module(f"benchmark.defenses.{name}")
-    return _REGISTRY[name]
-
-
-def build(name: str, parameters: dict[str, Any]) -> Defense:
-    """The defense ``name`` at one operating point.
+def build(name: str, parameters: dict[str, Any], key: str = "") -> Defense:
+    """The defense ``name`` at one operating point, which stands at ``key`` in params.yaml.
 
     Raises:
         ParamsError: a field is unknown, or its value is out of range.
     """
-    cls = get(name)
-    allowed = [f.name for f in fields(cls)]
-    for key in parameters:
-        if key not in allowed:
-            raise ParamsError(f"{name} has no field {key!r}; it has {', '.join(allowed) or 'none'}")
-    try:
-        return cls(**parameters)
-    except ValueError as error:
-        raise ParamsError(str(error)) from None
+    return construct(get(name), parameters, key or f"defenses.{name}")
 
 
 def require(condition: bool, message: str) -> None:

@@ -25,6 +25,7 @@ class DifferentiallyPrivateSGD(Defense):
     """Clip every example's gradient to ``clip``, add noise of ``noise * clip`` to their sum."""
 
     name = "dpsgd"
+    reads = ("images",)
     title = "DP-SGD (example-level)"
     cite = "abadi2016deep"
     url = "https://arxiv.org/abs/1607.00133"

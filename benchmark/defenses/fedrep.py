@@ -18,6 +18,7 @@ class FedRep(Defense):
     """Keep the last one or two linear layers private, train them before the shared ones."""
 
     name = "fedrep"
+    reads = ("images",)
     title = "FedRep (private head)"
     cite = "collins2021exploiting"
     url = "https://arxiv.org/abs/2102.07078"

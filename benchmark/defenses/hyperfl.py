@@ -76,6 +76,7 @@ class HyperFL(Defense):
     """Share the hypernetwork; embedding and head are private."""
 
     name = "hyperfl"
+    reads = ("images",)
     title = "HyperFL"
     cite = "guo2025new"
     url = "https://arxiv.org/abs/2412.07187"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from torch import Tensor
 
+from benchmark.config.registry import file_of
 from benchmark.results.columns import CONTROL
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _misplaced(defense: str, name: str, module: str) -> str | None:
             f"{module}: evidence {name!r} is of {defense!r}, and no defense is called so; "
             f"there are {', '.join(names())}"
         )
-    allowed = GENERIC if defense == EVERY else (defense,)
+    allowed = GENERIC if defense == EVERY else (file_of(defense),)
     if module in [f"{__package__}.{file}" for file in allowed]:
         return None
     files = " or ".join(f"benchmark/evidence/{file}.py" for file in allowed)

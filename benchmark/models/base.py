@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+
+from benchmark.config.registry import MODELS, Kind
 
 
 class VictimModel(nn.Module):
@@ -63,34 +65,43 @@ class VictimModel(nn.Module):
                     nn.init.uniform_(module.bias, -bound, bound, generator=rng)
 
 
-Builder = Callable[..., VictimModel]
-_REGISTRY: dict[str, Builder] = {}
-TEXT = ("transformer",)
-"""The architectures that read texts; the others read images."""
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a victim model, and what it reads."""
+
+    build: Callable[..., VictimModel]
+    reads: Kind
 
 
-def register(name: str) -> Callable[[Builder], Builder]:
+Builder = TypeVar("Builder", bound=Callable[..., VictimModel])
+
+
+def register(name: str, reads: Kind = "images") -> Callable[[Builder], Builder]:
     """Enter an architecture: a function of image shape (C, H, W) and number of classes.
 
-    One for texts (:data:`TEXT`) is a function of shape (length,), classes and vocabulary size.
+    One that ``reads`` text is a function of shape (length,), classes and vocabulary size.
 
     Raises:
-        ValueError: the name is taken.
+        PluginError: the name is taken, or is not the file's.
     """
 
     def enter(builder: Builder) -> Builder:
-        known = _REGISTRY.get(name)
-        if known is not None and known.__module__ != builder.__module__:
-            raise ValueError(f"two models are called {name!r}")
-        _REGISTRY[name] = builder
+        MODELS.enter(name, Architecture(builder, reads), builder.__module__)
         return builder
 
     return enter
 
 
-def names() -> list[str]:
-    """Every architecture that has a file here."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p.stem != "base")
+names = MODELS.names
+
+
+def reads(name: str) -> Kind:
+    """What the architecture ``name`` reads.
+
+    Raises:
+        ParamsError: there is no such architecture.
+    """
+    return MODELS[name].reads
 
 
 def build(name: str, shape: tuple[int, ...], classes: int, vocabulary: int = 0) -> VictimModel:
@@ -100,13 +111,9 @@ def build(name: str, shape: tuple[int, ...], classes: int, vocabulary: int = 0) 
         vocabulary: how many words texts have; 0 for images.
 
     Raises:
-        ValueError: there is no such architecture, or it reads the other kind of input.
+        ParamsError: there is no such architecture.
+        ValueError: it reads the other kind of input.
     """
-    if name not in names():
-        raise ValueError(f"no model is called {name!r}; there are {', '.join(names())}")
-    import_module(f"benchmark.models.{name}")
-    if (name in TEXT) != (vocabulary > 0):
-        raise ValueError(f"{name} reads {'texts' if name in TEXT else 'images'} only")
-    if vocabulary:
-        return _REGISTRY[name](shape, classes, vocabulary)
-    return _REGISTRY[name](shape, classes)
+    if (reads(name) == "text") != (vocabulary > 0):
+        raise ValueError(f"the model {name} reads {reads(name)} only")
+    return MODELS[name].build(shape, classes, *([vocabulary] if vocabulary else []))

@@ -73,7 +73,7 @@ class Reader(nn.Sequential):
         return self.layer("merge", number)((weights @ value).transpose(1, 2).flatten(2))
 
 
-@register("transformer")
+@register("transformer", reads="text")
 def transformer(shape: tuple[int], classes: int, vocabulary: int) -> VictimModel:
     """Two blocks of width 48 with two heads; 38,016 parameters beside words, places and head."""
     return VictimModel(Reader(shape[0], vocabulary), nn.Linear(WIDTH, classes))

@@ -19,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.config.registry import file_of
 from benchmark.metrics.selection import Candidate, explains, select
 from benchmark.results import provenance
 from benchmark.results.columns import BOARD, CONTROL, PUBLISHED
@@ -344,9 +345,9 @@ def roots(chosen: Any, setting: Any) -> list[str]:
     modules = {entry.build.__module__ for entry in registered_evidence(defense)}
     return [
         "pipeline.attack",
-        f"defenses.{defense}",
-        f"models.{setting.model}",
-        *(f"attacks.{name}" for name in (chosen.name, *chosen.members)),
+        f"defenses.{file_of(defense)}",
+        f"models.{file_of(setting.model)}",
+        *(f"attacks.{file_of(name)}" for name in (chosen.name, *chosen.members)),
         *sorted(name.partition(".")[2] for name in modules),
     ]
 

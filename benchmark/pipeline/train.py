@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from benchmark.config.registry import file_of
 from benchmark.data.preparation import (
     Public,
     Training,
@@ -147,7 +148,7 @@ def sampling_rate(scenario: Scenario) -> float:
     so that the rate says nothing of what any client holds.
     """
     federation = scenario.federation
-    mean = scenario.splits["client"] / federation.clients
+    mean = scenario.splits.client / federation.clients
     return min(1.0, federation.batch_size / mean)
 
 
@@ -217,7 +218,8 @@ def _setting(run: Run, scenario: Scenario, public: Public) -> Setting:
 
 def roots(setting: Setting) -> list[str]:
     """The modules that train a run: this one, and the plug-ins that the setting names."""
-    return ["pipeline.train", f"defenses.{setting.defense.name}", f"models.{setting.model}"]
+    plugins = (f"defenses.{setting.defense.name}", f"models.{setting.model}")
+    return ["pipeline.train", *map(file_of, plugins)]
 
 
 def gradient_norm(setting: Setting, observation: Observation, parts: list[Examples]) -> float:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark.config.schema import TEXTS
+from benchmark.config.registry import DATASETS
 from benchmark.results.columns import BOARD, PUBLISHED, SCHEMA
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def catalog(
             "kind": scenario.kind,
             "description": scenario.description,
             "data": scenario.data,
-            "measure": "exact_tokens" if scenario.data in TEXTS else "psnr",
+            "measure": "exact_tokens" if DATASETS[scenario.data].kind == "text" else "psnr",
             "server": federation.server,
             "model": federation.model,
             "clients": federation.clients,

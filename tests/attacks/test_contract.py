@@ -53,7 +53,8 @@ def onehot(labels: list[torch.Tensor]) -> list[torch.Tensor]:
 @every_attack
 def test_files_are_named_after_attacks(attack: Attack) -> None:
     assert (Path(benchmark.attacks.__path__[0]) / f"{attack.name}.py").exists()
-    assert attack.title and attack.cite and attack.url and attack.summary
+    assert attack.title and attack.summary
+    assert bool(attack.cite) == bool(attack.url), "both, or not published"
     assert json.loads(json.dumps(attack.parameters()))["name"] == attack.name
 
 
@@ -204,7 +205,7 @@ def test_a_part_is_exchanged_for_another_of_its_kind_by_name() -> None:
     plain = get("ig").configured(optimiser={"is": "SignedAdam", "lr": 0.3}).optimiser
     assert plain == dataclasses.replace(get("ig").optimiser, lr=0.3)
     for wrong in ("Problem", "nothing", 3):
-        with pytest.raises(ParamsError, match="ig.optimiser cannot be .*LBFGS"):
+        with pytest.raises(ParamsError, match="ig.optimiser.is: .* is unknown.*LBFGS"):
             get("ig").configured(optimiser={"is": wrong})
 
 
@@ -240,7 +241,7 @@ def test_two_attacks_of_one_name_are_refused() -> None:
 
 
 def test_unknown_attacks_are_refused_with_what_is_allowed() -> None:
-    with pytest.raises(KeyError, match="dlg, .*ig"):
+    with pytest.raises(ParamsError, match="dlg, .*ig"):
         get("nonesuch")
 
 
@@ -293,7 +294,7 @@ def test_only_closed_forms_say_where_they_apply(attack: Attack, victims) -> None
     if supported(attack, evidences):
         for guess in short(attack).run(evidences):
             assert (guess.applicable is not None) == attack.closed_form
-    with pytest.raises(ValueError, match="no parameter 'closed_form'"):
+    with pytest.raises(ValueError, match="'closed_form' is no key here"):
         attack.configured(closed_form=not attack.closed_form)
     assert "closed_form" not in attack.parameters()
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from benchmark.attacks.base import Unsupported, get
 from benchmark.attacks.peeling import Peeled, peel, slopes_behind
-from benchmark.data import datasets
+from benchmark.data.datasets import base as datasets
 from benchmark.evidence.base import Term
 from benchmark.evidence.first_linear import first_linear_layer
 from benchmark.evidence.generic import client_update, linear_layers, oblivious

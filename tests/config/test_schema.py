@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from benchmark.config import declared
-from benchmark.config import schema as config
 from benchmark.config.schema import Params, ParamsError, load_params
+from benchmark.defenses.base import build
+from benchmark.pipeline.check import check
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ BOARD: dict[str, Any] = {
             "description": "Small.",
             "kind": "demo",
             "data": "digits",
-            "splits": {"client": 100, "test": 20, "auxiliary": 20, "tuning": 10, "report": 10},
+            "splits": {"client": 100, "test": 20, "auxiliary": 20, "tuning": 10, "report": 40},
             "federation": {
                 "model": "elu",
                 "clients": 10,
@@ -52,6 +52,8 @@ BOARD: dict[str, Any] = {
         "dgp": {"drop_largest": 0.05, "points": {"paper": {}, "weak": {"drop_smallest": 0.1}}},
     },
     "attacks": {"ig": {"iterations": 10, "checkpoints": ["init"]}},
+    "scoring": {},
+    "saturation": None,
 }
 
 
@@ -118,12 +120,11 @@ def test_what_a_scenario_leaves_out_is_everybodys(tmp_path):
 
 
 def test_numbers_are_read_as_dvc_reads_them_and_become_the_declared_type(tmp_path):
-    board = _changed("defenses.dgp", {"drop_largest": 0})
-    path = _write(tmp_path / "p.yaml", board)
+    path = _write(tmp_path / "p.yaml", BOARD)
     path.write_text(path.read_text().replace("learning_rate: 0.1", "learning_rate: 1e-4"))
     params = load_params(path)
     assert params.scenarios["digits"].federation.learning_rate == 1e-4
-    assert type(params.defenses["dgp"].points["default"]["drop_largest"]) is float
+    assert type(build("dgp", {"drop_largest": 0}).drop_largest) is float
 
 
 F = "scenarios.digits.federation"
@@ -135,7 +136,7 @@ F = "scenarios.digits.federation"
         ("seed", [0], ["'seed'", "did you mean seeds?", "scoring"]),
         ("seeds", [], ["seeds:"]),
         ("seeds", [0, -1], ["seeds.1:", "-1"]),
-        ("seeds", [3, 3], ["seeds: 3", "twice"]),
+        ("seeds", [3, 3], ["seeds: (3, 3)", "3 stands there twice"]),
         ("seeds", [True], ["seeds.0:", "True"]),
         ("seeds", ..., ["seeds: missing"]),
         ("scenarios.digits.entrants", ["dgp"], ["digits.entrants", "'none'"]),
@@ -159,13 +160,17 @@ F = "scenarios.digits.federation"
         ("scenarios.digits.entrants", [["none"]], ["digits.entrants: ('none',)"]),
         ("scenarios.digits.attacks", {"ig": {"iteration": 3}}, ["digits.attacks.ig: 'iteration'"]),
         ("scenarios.digits.attacks", {"ig": []}, ["digits.attacks.ig: ()", "mapping"]),
-        ("scenarios.digits.seeds", [1, 1], ["scenarios.digits.seeds: 1", "twice"]),
+        ("scenarios.digits.seeds", [1, 1], ["scenarios.digits.seeds: (1, 1)", "twice"]),
         ("boards", ["cifar"], ["boards: 'cifar'", "allowed: digits"]),
-        ("boards", ["digits", "digits"], ["boards: 'digits'", "twice"]),
+        ("boards", ["digits", "digits"], ["boards: ('digits', 'digits')", "twice"]),
         ("boards", [], ["boards:"]),
         ("scenarios.digits.kind", "big", ["scenarios.digits.kind: 'big'", "demo", "ranked"]),
         ("scenarios.digits.data", "digit", ["scenarios.digits.data", "did you mean digits?"]),
-        ("scenarios.digits.data", "cola", [f"{F}.model: 'elu'", "allowed: transformer"]),
+        (
+            "scenarios.digits.data",
+            "cola",
+            [f"{F}.model: 'elu'", "models that read it: transformer"],
+        ),
         ("scenarios.digits.attacks", ["gi"], ["scenarios.digits.attacks: 'gi'", "allowed: ig"]),
         ("scenarios.digits.splits.client", 0, ["scenarios.digits.splits.client: 0", "greater"]),
         ("scenarios.Digits", {}, ["Digits"]),
@@ -211,13 +216,65 @@ F = "scenarios.digits.federation"
         (
             "attacks.ig.batch_sizes",
             [2, 4],
-            ["attacks.ig.batch_sizes: (2, 4)", "scenarios.digits has 1, and lists the attack"],
+            ["attacks.ig.batch_sizes: 2", "allowed: 1"],
         ),
+        ("scoring", ..., ["scoring: missing", "`scoring: {}`"]),
+        ("saturation", ..., ["saturation: missing", "`saturation: null`"]),
+        ("saturation", {"victims": 2, "budgets": [3, 3]}, ["saturation.budgets: (3, 3)", "twice"]),
+        ("saturation", {"victims": 2, "budgets": []}, ["saturation.budgets: ()", "not be empty"]),
+        ("attacks.ig.knowledge", [], ["attacks.ig.knowledge: ()", "must not be empty"]),
+        ("attacks.ig.settings", [], ["attacks.ig.settings: ()", "must not be empty"]),
+        ("attacks.ig.checkpoints", [], ["attacks.ig.checkpoints: ()", "must not be empty"]),
+        ("attacks.ig.batch_sizes", [], ["attacks.ig.batch_sizes: ()", "must not be empty"]),
+        ("attacks.ig.batch_sizes", [7], ["attacks.ig.batch_sizes: 7", "allowed: 1"]),
+        ("attacks.ig.batch_sizes", [1, 1], ["attacks.ig.batch_sizes: (1, 1)", "twice"]),
+        ("attacks.ig", {"settings": ["published"]}, ["attacks.ig.settings", "changes nothing"]),
+        (
+            "attacks.ig.knowledge",
+            ["paper"],
+            ["attacks.ig.knowledge: ('paper',)", "scenarios.digits has adaptive, oblivious"],
+        ),
+        (
+            "scenarios.digits.attacks",
+            {"ig": {"checkpoints": ["init", "lat"]}},
+            ["scenarios.digits.attacks.ig.checkpoints: 'lat'", "early, init"],
+        ),
+        ("scenarios.digits.observation.batch_sizes", [1, 1], ["batch_sizes: (1, 1)", "twice"]),
+        ("scenarios.digits.observation.victims", 100, ["splits.report: 40", "100 victims", "200"]),
+        ("scenarios.digits.splits.client", 79, ["splits.client: 79", "10 clients", "need 80"]),
+        ("scenarios.digits.splits.report", ..., ["scenarios.digits.splits.report: missing"]),
+        ("scenarios.digits.title", "", ["scenarios.digits.title: ''", "must not be empty"]),
+        ("scenarios.digits.title", "a\0b", ["scenarios.digits.title: 'a\\x00b'", "control"]),
+        ("scenarios.scores", BOARD["scenarios"]["digits"], ["scenarios: 'scores'", "artifacts"]),
+        ("scenarios.checked", BOARD["scenarios"]["digits"], ["scenarios: 'checked'", "artifacts"]),
+        ("scenarios.a--b", BOARD["scenarios"]["digits"], ["scenarios: 'a--b'", "words"]),
+        ("scenarios." + "a" * 41, BOARD["scenarios"]["digits"], ["at most 40 characters"]),
+        (f"{F}.checkpoints", {"early": 1, "b" * 41: 0}, ["at most 40 characters"]),
+        ("defenses.dgp.points", {"p" * 41: {}}, ["defenses.dgp.points: 'ppp", "at most 40"]),
+        ("defenses.dgp.points", {"a.": {}}, ["defenses.dgp.points: 'a.'"]),
+        (f"{F}.alpha", 1e400, [f"{F}.alpha: inf"]),
+        (f"{F}.partition", "uneven", [f"{F}.partition: 'uneven'", "dirichlet, dominant, iid"]),
+        ("attacks.ig.iterations", -1, ["attacks.ig.iterations: -1", "must be at least 1"]),
+        ("attacks.ig.iterations", 0, ["attacks.ig.iterations: 0", "must be at least 1"]),
+        ("attacks.ig.iterations", 10**10, ["attacks.ig.iterations: 10000000000", "at most"]),
+        ("attacks.ig.restarts", True, ["attacks.ig.restarts: True", "integer"]),
+        ("attacks.ig.optimiser", {"lr": -1}, ["attacks.ig.optimiser.lr: -1", "not be negative"]),
+        ("attacks.ig.optimiser", {"milestones": [0.5, -1]}, ["optimiser.milestones", "negative"]),
+        ("attacks.ig.optimiser", {"warmup": -1}, ["attacks.ig.optimiser.warmup: -1", "negative"]),
+        ("attacks.ig.optimiser", {"fall": "step"}, ["ig.optimiser.fall: 'step'", "'linear'"]),
+        ("attacks.ig.optimiser", {"is": "Adam"}, ["optimiser.is: 'Adam'", "LBFGS, SignedAdam"]),
+        ("attacks.ig.optimiser", {"is": []}, ["attacks.ig.optimiser.is: ()", "LBFGS"]),
+        ("attacks.ig.priors", [], ["attacks.ig: 'priors' is no key here", "optimiser"]),
+        ("attacks.ig.title", "IG", ["attacks.ig: 'title' is no key here"]),
+        ("attacks.lti", {"epochs": -1}, ["attacks.lti.epochs: -1", "must be at least 1"]),
+        ("attacks.dager", {"width": -1}, ["attacks.dager.width: -1", "must be at least 1"]),
+        ("attacks.auto", {"robust": -1}, ["attacks.auto.robust: -1", "must be at least 1"]),
+        ("defenses.dp", {"noise": -1, "clip": 1.0}, ["defenses.dp", "noise", "-1"]),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(tmp_path, key, value, says):
     with pytest.raises(ParamsError) as caught:
-        load_params(_write(tmp_path / "p.yaml", _changed(key, value)))
+        check(load_params(_write(tmp_path / "p.yaml", _changed(key, value))))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     for part in says:
@@ -253,40 +310,68 @@ def test_no_file_a_folder_and_bytes_that_are_no_text(tmp_path):
             load_params(path)
 
 
+near = st.sampled_from(
+    [-1, 0, 1, 2, 7, 10**9, 10**30, -0.5, 0.0, 0.3, 1.0, 1e-300, 1e39, 1e308, float("nan"), [], {},
+     [1], [1, 1], [7], ["init"], ["late"], ["none"], ["dgp", "none"], ["board"], ["published"],
+     ["paper"], [3, 3], {"is": "LBFGS"}, {"is": []}, {"lr": -1}, {"dgp": ["weak"], "none": []},
+     "none", "fedavg", "iid", "dominant", "docstrings", "transformer", "resnet18", "malicious",
+     "a" * 300, "scores", "A", "a--b", "\x00", "\ud800", True, None]
+).map(copy.deepcopy)  # fmt: skip
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=6,
 )
+more = ["fit", "local_learning_rate", "points", "alpha", "optimiser", "saturation", "seeds"]
 
 
-def _keys(value: Any, prefix: str = "") -> list[str]:
-    if not isinstance(value, dict):
-        return []
-    names = [f"{prefix}{name}" for name in value]
-    return names + [k for n, v in value.items() for k in _keys(v, f"{prefix}{n}.")]
+@st.composite
+def mutated(draw: st.DrawFn) -> dict[str, Any]:
+    """BOARD with some of its values replaced, removed, added to or given other names."""
+    board: Any = copy.deepcopy(BOARD)
+    for _ in range(draw(st.integers(1, 3))):
+        at, inside = board, [board]
+        while inside and draw(st.integers(0, 9)):
+            at = draw(st.sampled_from(inside))
+            held = at.values() if isinstance(at, dict) else at
+            inside = [each for each in held if isinstance(each, dict | list) and each]
+        if not at:
+            continue
+        keys = list(at) if isinstance(at, dict) else range(len(at))
+        key, kind = draw(st.sampled_from(keys)), draw(st.integers(0, 9))
+        if kind == 0:
+            del at[key]
+        elif kind == 1 and isinstance(at, dict):
+            at[draw(st.sampled_from([*more, "a" * 300, "scores", "late"]) | st.text())] = at.pop(
+                key
+            )
+        elif kind == 2 and isinstance(at, dict):
+            at[draw(st.sampled_from(more))] = draw(near | near | junk)
+        elif kind == 3 and isinstance(at, list):
+            at.append(draw(st.sampled_from(at)))
+        else:
+            at[key] = draw(near | near | junk)
+    return board
 
 
 def _loads_or_complains(path: Path) -> None:
     try:
-        assert isinstance(load_params(path), Params)
+        params = load_params(path)
+        assert isinstance(params, Params)
+        check(params)
     except ParamsError as error:
         assert len(str(error).splitlines()) == 1
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(key=st.sampled_from(_keys(BOARD)), value=junk)
-def test_junk_anywhere_is_params_or_a_complaint(tmp_path, key, value):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(board=mutated())
+def test_a_mutated_file_is_params_or_a_complaint(tmp_path, board):
     with open(tmp_path / "p.yaml", "w", encoding="utf-8", errors="replace") as file:
-        YAML(typ="safe").dump(_changed(key, value), file)
+        YAML(typ="safe").dump(board, file)
     _loads_or_complains(tmp_path / "p.yaml")
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=60) | st.text("{}[]:,&*!|>-?# \n\ta1.'\"", max_size=40))
 def test_any_text_is_params_or_a_complaint(tmp_path, text):
     (tmp_path / "p.yaml").write_text(text, encoding="utf-8", errors="replace")
@@ -301,41 +386,12 @@ def test_reading_params_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
-def test_the_known_data_sets_are_those_that_load():
-    from benchmark.data import datasets
-
-    assert sorted(config.DATASETS) == datasets.names()
-
-
-def test_what_the_source_declares_is_what_the_classes_have():
-    import dataclasses
-
-    from benchmark.defenses import base
-
-    read = declared.defenses()
-    assert sorted(read) == base.names()
-    for name in base.names():
-        fields = [field.name for field in dataclasses.fields(base.get(name))]
-        assert list(read[name].fields) == fields
-
-
-def test_the_attacks_that_are_read_are_those_that_are_registered():
-    import dataclasses
-
-    from benchmark.attacks import base
-
-    read = declared.attacks()
-    assert sorted(read) == base.names()
-    for name in base.names():
-        assert set(read[name].fields) < {f.name for f in dataclasses.fields(base.get(name))}
-
-
 def test_defenses_of_image_models_do_not_enter_scenarios_of_texts(tmp_path: Path) -> None:
     content = copy.deepcopy(BOARD)
     content["scenarios"]["digits"]["data"] = "docstrings"
     content["scenarios"]["digits"]["federation"]["model"] = "transformer"
-    assert load_params(_write(tmp_path / "params.yaml", content)).scenarios
+    check(load_params(_write(tmp_path / "params.yaml", content)))
     content["defenses"]["hyperfl"] = {}
     content["scenarios"]["digits"]["entrants"].append("hyperfl")
     with pytest.raises(ParamsError, match="digits.entrants: 'hyperfl'.*images only"):
-        load_params(_write(tmp_path / "params.yaml", content))
+        check(load_params(_write(tmp_path / "params.yaml", content)))

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.data.datasets import DataError
-from benchmark.data.partitions import dirichlet, dominant, iid, kinds, partition
+from benchmark.config.registry import PARTITIONS
+from benchmark.data.datasets.base import DataError
+from benchmark.data.partitions.dirichlet import dirichlet
+from benchmark.data.partitions.dominant import dominant
+from benchmark.data.partitions.iid import iid
+
+
+def partition(kind: str, *given: Any, **options: Any) -> list[np.ndarray]:
+    return PARTITIONS[kind](*given, **options)
+
 
 LABELS = np.random.default_rng(0).integers(10, size=2000)
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    kind=st.sampled_from(kinds()),
+    kind=st.sampled_from(PARTITIONS.names()),
     labels=st.lists(st.integers(0, 9), min_size=1, max_size=120),
     clients=st.integers(1, 15),
     minimum=st.integers(1, 9),
@@ -36,7 +46,7 @@ def test_each_index_once_and_no_client_below_the_minimum(
     assert all(part.dtype == np.int64 for part in parts)
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", PARTITIONS.names())
 def test_the_seed_decides_and_the_global_state_does_not(kind: str) -> None:
     one = partition(kind, LABELS, 10, 5)
     np.random.seed(1)
@@ -92,12 +102,11 @@ def test_dominant_with_share_zero_is_spread_evenly() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("pathological", {}, "'pathological' is unknown; there are dirichlet, dominant, iid"),
-        ("iid", {"alpha": 1.0}, "'iid' does not take 'alpha'"),
+        ("pathological", {}, "'pathological' is unknown.*allowed: dirichlet, dominant, iid"),
         ("dirichlet", {"alpha": 0.0}, "alpha must be positive"),
         ("dominant", {"alpha": 1.5}, "1.5 .* is impossible"),
     ],
 )
 def test_impossible_partitions_are_one_clear_line(kind: str, options: dict, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ValueError, match=message):
         partition(kind, LABELS, 10, 0, **options)

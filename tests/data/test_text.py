@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from benchmark.data import text
-from benchmark.data.datasets import FOLDER_VARIABLE, DataError, Dataset, load
+from benchmark.data.datasets import cola
+from benchmark.data.datasets.base import FOLDER_VARIABLE, DataError, Dataset, load
 from benchmark.data.splits import split
 
 
@@ -102,7 +103,7 @@ def test_texts_have_words_and_images_have_pixels(docstrings: Dataset) -> None:
 def test_absent_cola_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cola is not in .*text/cola"):
         load("cola", tmp_path)
-    for name in text.COLA_MD5:
+    for name in cola.MD5:
         (tmp_path / "text/cola").mkdir(parents=True, exist_ok=True)
         (tmp_path / "text/cola" / name).write_text("gj04\t1\t\tNot the published file.\n")
     with pytest.raises(DataError, match="damaged"):
@@ -114,8 +115,8 @@ def test_absent_cola_says_where_it_was_looked_for(tmp_path: Path) -> None:
     reason="CoLA is not in LEAKBOARD_DATA",
 )
 def test_cola_has_acceptable_and_unacceptable_sentences() -> None:
-    cola = load("cola")
-    assert cola.classes == 2 and len(cola) > 2000
-    share = float(cola.labels.double().mean())
+    found = load("cola")
+    assert found.classes == 2 and len(found) > 2000
+    share = float(found.labels.double().mean())
     assert 0.6 < share < 0.75  # 70 percent of the published sentences are acceptable
-    assert "bill rolled out of the room" in {said(cola, row) for row in cola.images}
+    assert "bill rolled out of the room" in {said(found, row) for row in found.images}

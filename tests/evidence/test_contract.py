@@ -15,7 +15,7 @@ from torch.func import grad, vmap
 import benchmark.defenses
 import benchmark.evidence
 from benchmark.attacks.base import get
-from benchmark.defenses import base as defenses
+from benchmark.config.registry import DEFENSES
 from benchmark.defenses.base import Defense, build, names
 from benchmark.evidence import base
 from benchmark.evidence.base import EVERY, Evidence, evidence_of, registered_evidence
@@ -299,11 +299,9 @@ def newcomer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Defens
     """A defense in one file, dropped beside the others for the time of a test."""
     (tmp_path / "halves.py").write_text(HALVES, encoding="utf-8")
     folders = [*benchmark.defenses.__path__, str(tmp_path)]
-    known = [*names(), "halves"]
     monkeypatch.setattr(benchmark.defenses, "__path__", folders)
-    monkeypatch.setattr(defenses, "names", lambda: known)
-    monkeypatch.setattr(defenses, "_REGISTRY", dict(defenses._REGISTRY))
     yield build("halves", {"noise": 1e-5})
+    DEFENSES.pop("halves")
     sys.modules.pop("benchmark.defenses.halves")
     vars(benchmark.defenses).pop("halves", None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmark.data.datasets import load
+from benchmark.data.datasets.base import load
 from benchmark.data.splits import split
 from benchmark.metrics.baseline import class_mean, nearest, swapped, tau, without_attack
 from benchmark.metrics.images import PSNR_CAP, match, psnr

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from benchmark.attacks import base
 from benchmark.attacks.base import Attack, Guess
+from benchmark.config.registry import ATTACKS
 from benchmark.config.schema import Saturation, load_params
 from benchmark.data.preparation import read_private
 from benchmark.federated.transcript import read
@@ -86,7 +87,7 @@ class Toy(Attack):
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registered without a file of its own, which a digest would be of."""
-    monkeypatch.setitem(base._REGISTRY, "toy", Toy())
+    monkeypatch.setitem(ATTACKS, "toy", Toy())
     monkeypatch.setattr(
         campaign, "source_digest", lambda roots: source_digest(set(roots) - {"attacks.toy"})
     )
@@ -156,7 +157,7 @@ def test_records_carry_what_the_board_needs(small: board.Board) -> None:
 def test_closed_forms_store_where_they_apply(
     small: board.Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(base._REGISTRY, "toy", Toy(closed_form=True))
+    monkeypatch.setitem(ATTACKS, "toy", Toy(closed_form=True))
     task = small.task("none", "toy", level=0.125)
     for record in attack_transcripts(task):
         met = load_file(Path(record["cell"]) / "guesses.safetensors")["applicable"]
@@ -377,7 +378,7 @@ class Learner(Toy):
 def test_evaluations_are_gradients_of_the_client_per_victim(
     small: board.Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(base._REGISTRY, "toy", Learner())
+    monkeypatch.setitem(ATTACKS, "toy", Learner())
     task = small.task("ppp", "toy", level=0.125)
     costs = {name: found[0].cost for name, found in readable(read(task.transcripts)).items()}
     for record in attack_transcripts(task):

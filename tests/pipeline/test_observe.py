@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from benchmark.data.datasets import DataError
+from benchmark.data.datasets.base import DataError
 from benchmark.data.preparation import read_private
 from benchmark.federated.transcript import read, read_header
 from benchmark.federated.update import Update

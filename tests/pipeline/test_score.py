@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmark.attacks import base
+from benchmark.config.registry import ATTACKS
 from benchmark.data.preparation import read_public, read_training
 from benchmark.metrics.baseline import without_attack
 from benchmark.pipeline.attack import attack_transcripts
@@ -182,7 +183,7 @@ def test_closed_forms_miss_or_do_not_apply_image_by_image(
     guesses = images[:, [1, 2, 0]].clone()
     guesses[:, :2] = 0.5 * guesses[:, :2] + 0.25  # two of three, of images 1 and 2, are missed
     solver = replace(base.get("ig"), closed_form=True)
-    monkeypatch.setitem(base._REGISTRY, "ig", solver)
+    monkeypatch.setitem(ATTACKS, "ig", solver)
     (cell,), victims = scored(small, "none", guesses, size=3, applicable=said)
     assert [v["success"] for v in victims] == [1, 0, 0] * 4
     assert [v["verdict"] for v in victims] == ["ok", "missed", "not-applicable"] * 4

@@ -1,0 +1,1 @@
+"""Data sets, one file each: where it is read from, and what it holds."""

@@ -1,0 +1,1 @@
+"""How the training examples are spread over clients, one way a file."""
