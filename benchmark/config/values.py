@@ -12,6 +12,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from benchmark.config.errors import ParamsError, choose, validated, wrong
@@ -66,7 +67,8 @@ def changed(
         ParamsError: naming the key, its value and what is allowed.
     """
     fields = {f.name: f for f in dataclasses.fields(value)}  # type: ignore[arg-type]
-    hints = {name: hint for name, hint in _hints(type(value)).items() if name not in fixed}
+    cls: Any = type(value)
+    hints = {name: hint for name, hint in _hints(cls).items() if name not in fixed}
     parts = {name for name in hints if dataclasses.is_dataclass(getattr(value, name))}
     settable = [name for name in hints if name in parts or _is_plain(hints[name])]
     new: dict[str, Any] = {}
@@ -117,6 +119,7 @@ def _made(make: Callable[[], T], key: str) -> T:
         raise PluginError(f"{key}: {type(error).__name__}: {error}") from error
 
 
+@lru_cache(maxsize=256)
 def _hints(cls: Any) -> dict[str, Any]:
     """The annotations of the fields of a dataclass."""
     try:
