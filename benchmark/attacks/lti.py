@@ -31,6 +31,7 @@ from benchmark.attacks.parts.auxiliary import batches, labelled, require
 from benchmark.attacks.parts.direct import DirectAttack
 from benchmark.config.errors import ParamsError
 from benchmark.runtime.randomness import generator
+from benchmark.runtime.store import digest
 
 if TYPE_CHECKING:
     from benchmark.evidence.base import Evidence, Tensors
@@ -87,21 +88,18 @@ class LearnedInverse(DirectAttack):
         shown = learning.simulated(first, images, labels, rng, deadline)
         inputs = torch.stack([message(first, terms) for terms in shown])
         hashed = Hash.of(inputs, self.features, rng)
-        sizes = [self.features, *[self.width] * self.layers]
-        hidden = [
-            part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())
-        ]
-        network = nn.Sequential(
-            *hidden,
-            nn.Linear(self.width, images[0].numel()),
-            nn.Sigmoid(),
-            nn.Unflatten(1, images.shape[1:]),
-        )
-        learning.initialise(network, rng)
-        targets = images[: len(inputs)]
-        late = learning.fit(
-            network, hashed(inputs), targets, self.epochs, self.rate, rng, deadline, self.batch
-        )
+        seen, targets = hashed(inputs), images[: len(inputs)]
+
+        def train() -> tuple[nn.Module, bool]:
+            network = self._network(images.shape[1:])
+            learning.initialise(network, rng)
+            return network, learning.fit(
+                network, seen, targets, self.epochs, self.rate, rng, deadline, self.batch
+            )
+
+        everything = (seen, targets, rng.get_state())
+        key = digest(self.parameters(), *(t.numpy().tobytes() for t in everything))
+        network, late = _LEARNED.network(key, train)
         observed = [message(e, {n: t.value for n, t in e.terms.items()}) for e in evidences]
         with torch.no_grad():
             found = network(hashed(torch.stack(observed)))
@@ -118,6 +116,17 @@ class LearnedInverse(DirectAttack):
             for (x, y), s in zip(paired, soft, strict=True)
         ]
         return self.valued(evidences, guesses)
+
+    def _network(self, shape: torch.Size) -> nn.Module:
+        sizes = [self.features, *[self.width] * self.layers]
+        hidden = [
+            part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())
+        ]
+        last = nn.Linear(self.width, shape.numel())
+        return nn.Sequential(*hidden, last, nn.Sigmoid(), nn.Unflatten(1, shape))
+
+
+_LEARNED = learning.Learned()
 
 
 def message(evidence: Evidence, shown: Mapping[str, Tensors]) -> Tensor:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
+from torch.func import vmap
 from torch.nn import functional as F
 
 from benchmark.defenses.base import Defense, Guarantee, Trainer, gaussian, register, require
-from benchmark.federated.local_steps import stacked_gradient
+from benchmark.federated.local_steps import differentiable_gradient
 from benchmark.federated.setting import Setting
 from benchmark.federated.update import Batch, Update, stacked
 
@@ -91,11 +92,12 @@ class DifferentiallyPrivateSGD(Defense):
         owner = torch.repeat_interleave(torch.arange(len(batches)), sizes)
         soft = F.one_hot(labels, setting.classes).to(inputs.dtype)
 
-        # every example is a row of its own
-        rows = {n: t.expand(len(labels), *t.shape) for n, t in weights[0].items()}
-        if not shared:
-            rows = {name: tensor[owner] for name, tensor in stacked(weights).items()}
-        slopes = stacked_gradient(setting, rows, {}, (inputs[:, None], soft[:, None], {}))
+        rows = dict(weights[0]) if shared else {n: t[owner] for n, t in stacked(weights).items()}
+
+        def of_one(here: dict[str, Tensor], image: Tensor, label: Tensor) -> dict[str, Tensor]:
+            return differentiable_gradient(setting, here, {}, (image[None], label[None], {}))
+
+        slopes = vmap(of_one, in_dims=(None if shared else 0, 0, 0))(rows, inputs, soft)
         squares = [t.flatten(1).square().sum(1) for t in slopes.values()]
         norms = torch.stack(squares).sum(0).sqrt()
         factors = (self.clip / (norms + 1e-6)).clamp(max=1.0)

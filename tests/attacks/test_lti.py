@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark.attacks import lti
 from benchmark.attacks.base import Unsupported, get
 from benchmark.attacks.lti import Hash, message
-from benchmark.attacks.parts.learning import distance
+from benchmark.attacks.parts.learning import Learned, distance
 from benchmark.config.errors import ParamsError
 from benchmark.defenses.base import build
 from benchmark.pipeline.attack import readable
@@ -119,3 +120,23 @@ def test_a_deadline_in_the_past_still_gives_a_guess() -> None:
     transcripts, _ = rounds(tiny.setting_of("none"), 2)
     guesses = LTI.run(readable(transcripts)["oblivious"], PUBLIC, deadline=0.0)
     assert [g.stopped for g in guesses] == ["timeout", "timeout"]
+
+
+def test_what_was_learnt_for_another_cell_is_what_this_one_would_learn() -> None:
+    """Messages of a pruned client are simulated like an undefended one's, and only those."""
+    few = LTI.configured(examples=30, epochs=2)
+    fresh = [
+        readable(rounds(tiny.setting_of(name), 2)[0])["oblivious"] for name in ("none", "precode")
+    ]
+    lti._LEARNED = Learned()
+    before = [few.run(evidences, PUBLIC) for evidences in fresh]
+    assert len(lti._LEARNED._networks) == 2
+    pruned = readable(rounds(tiny.setting_of("pruning"), 2)[0])["oblivious"]
+    found = few.run(pruned, PUBLIC)
+    assert len(lti._LEARNED._networks) == 2
+    few.configured(rate=1e-2).run(pruned, PUBLIC)
+    assert len(lti._LEARNED._networks) == 3
+    lti._LEARNED = Learned()
+    again = [few.run(evidences, PUBLIC) for evidences in (*fresh, pruned)]
+    for one, other in zip([*before, found], again, strict=True):
+        assert all(torch.equal(a.images, b.images) for a, b in zip(one, other, strict=True))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,6 +41,29 @@ def simulated(
     return found
 
 
+class Learned:
+    """The latest networks of this process. Cells of different defenses often simulate the same
+    messages, bit for bit, and would learn the same from them."""
+
+    def __init__(self, kept: int = 8) -> None:
+        self._kept, self._networks = kept, OrderedDict[str, nn.Module]()
+
+    def network(
+        self, key: str, train: Callable[[], tuple[nn.Module, bool]]
+    ) -> tuple[nn.Module, bool]:
+        """The network of ``key``, which covers all that ``train`` depends on, and whether a
+        deadline ended its training; such a network is not kept."""
+        if key in self._networks:
+            self._networks.move_to_end(key)
+            return self._networks[key], False
+        network, late = train()
+        if not late:
+            self._networks[key] = network
+            while len(self._networks) > self._kept:
+                self._networks.popitem(last=False)
+        return network, late
+
+
 def initialise(network: nn.Module, rng: Generator) -> None:
     """Draw all weights from ``rng`` alone, by the rule for layers before ReLU; biases are zero."""
     for layer in network.modules():
@@ -72,7 +96,7 @@ def fit(
         Whether the deadline ended it.
     """
     steps = epochs * -(-len(inputs) // batch)
-    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
+    optimiser = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(epochs):
         for rows in torch.randperm(len(inputs), generator=rng).split(batch):
