@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.adam import SignedAdam
 from benchmark.attacks.parts import learning
 from benchmark.attacks.parts.auxiliary import batches, require
 from benchmark.attacks.parts.direct import DirectAttack

@@ -120,6 +120,9 @@ class Evidence:
     labels: Literal["given", "unknown", "eliminated"] = "unknown"
     given: Tensor | None = None
     """int64 [N], only where ``labels`` is ``given``."""
+    place: int | None = None
+    """Where in a stack of victims this one may be: its own, so that its numbers are too; None for
+    its place in the list."""
 
     @property
     def observations(self) -> int:
