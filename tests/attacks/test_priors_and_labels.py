@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark.attacks.engine.optimisers import Evaluation
+from benchmark.attacks.engine.base import Evaluation
 from benchmark.attacks.parts.labels import (
     Counted,
     Distinct,
