@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -61,7 +61,7 @@ class Ensemble(Attack):
     beside what the searches may spend.
     """
 
-    pools: ClassVar[bool] = True
+    pools = True
 
     lbfgs_evaluations: int = 140
     adam_evaluations: int = 100

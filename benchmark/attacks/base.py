@@ -13,7 +13,7 @@ import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class Attack:
                  from its own evidence, and nothing is learned
     """
 
-    pools: ClassVar[bool] = False
+    pools = False
 
     name: str
     title: str = ""

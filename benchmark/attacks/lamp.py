@@ -111,7 +111,7 @@ class AlternatingAttack(OptimisationAttack):
         total = torch.tensor(
             data_losses(
                 self.objective,
-                [evidence] * len(said),
+                [replace(evidence, place=None)] * len(said),
                 said,
                 [guess.soft] * len(said),
                 [guess.hidden] * len(said),

@@ -224,8 +224,8 @@ def _as_if(evidence: Evidence, shown: Mapping[str, Tensors], labels: Tensor) -> 
         for name, term in evidence.terms.items()
     }
     if evidence.labels == "eliminated":
-        return replace(evidence, terms=terms)
-    return replace(evidence, terms=terms, labels="given", given=labels)
+        return replace(evidence, terms=terms, place=None)
+    return replace(evidence, terms=terms, labels="given", given=labels, place=None)
 
 
 ROG = register(

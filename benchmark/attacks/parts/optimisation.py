@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class OptimisationAttack(Attack):
     Hidden variables that the evidence asks for are optimised together with the images.
     """
 
-    pools: ClassVar[bool] = True
+    pools = True
 
     objective: Objective
     optimiser: Optimiser
