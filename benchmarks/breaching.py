@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.attacks.base import Guess, get
-from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.adam import SignedAdam
 from benchmark.attacks.engine.trace import COMPILE, trace
 from benchmark.attacks.ig import INVERTING_GRADIENTS
 from benchmark.attacks.parts.priors import TotalVariation

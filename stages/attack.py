@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from benchmark.config.schema import load_params
-from benchmark.pipeline.attack import (
-    Task,
-    attack_transcripts,
-    leftover,
-    listed,
-    plan,
-    refuse_failed,
-    saturation,
-)
+from benchmark.pipeline.attack import attacked, listed, plan, refuse_failed, saturation
 from benchmark.results.columns import write_json
 from benchmark.runtime import environment
-from benchmark.runtime.entries import adopt, measured, place, plan_line
-from benchmark.runtime.parallel import Failure, choose, run
+from benchmark.runtime.entries import adopt, place
 from benchmark.runtime.paths import artifact
-from benchmark.runtime.session import fresh_folder, locked, main, say
+from benchmark.runtime.session import fresh_folder, locked, main
 from benchmark.runtime.store import Store
 from benchmark.runtime.tracking import tracked
 from stages.places import CELLS
@@ -38,37 +27,15 @@ def attack(scenario: str) -> None:
         fresh_folder(out) as folder,
     ):
         adopt(out, Store(CELLS))
-        records = _attacked(tasks, f"attack {scenario}")
+        records = attacked(tasks, f"attack {scenario}")
         more = saturation(board, tasks, records)
-        records += _attacked(more, f"larger budgets {scenario}")
+        records += attacked(more, f"larger budgets {scenario}")
         refuse_failed(records)
         place([Path(record["cell"]) for record in records if "cell" in record], folder)
         cells = sorted(map(listed, records), key=lambda cell: cell["name"])
         write_json(folder / "cells.json", cells)
         statuses = [cell["status"] for cell in cells]
         tracking.log({f"cells_{name}": statuses.count(name) for name in set(statuses)})
-
-
-def _attacked(tasks: list[Task], describe: str) -> list[dict[str, Any]]:
-    """The records of all tasks' cells: those that are there first, then what is computed."""
-    looks = [replace(task, look=True) for task in tasks]
-    records: list[dict[str, Any]] = []
-    waiting: list[Task] = []
-    missing = 0
-    for look, done in run(attack_transcripts, looks):
-        absent = [] if isinstance(done, Failure) else [r for r in done if r["status"] == "absent"]
-        if isinstance(done, Failure) or absent:
-            waiting.append(replace(look, look=False))
-            missing += len(absent)
-        else:
-            records += done
-    known = [record["seconds"] for record in records if "seconds" in record]
-    known = known or measured(Store(CELLS), "cell.json")
-    line = plan_line("cells", len(records) + missing, missing, known, choose(len(waiting)).workers)
-    say(f"{describe}: {line}")
-    for task, done in run(attack_transcripts, waiting, describe=describe):
-        records += leftover(task, done) if isinstance(done, Failure) else done
-    return records
 
 
 if __name__ == "__main__":

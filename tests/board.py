@@ -11,7 +11,7 @@ from typing import Any
 from benchmark.config.schema import Scenario, Scoring, Splits, load_params
 from benchmark.data.preparation import prepare, read_private, read_public
 from benchmark.federated.setting import Setting
-from benchmark.pipeline.attack import Task, attack_transcripts, listed
+from benchmark.pipeline.attack import Task, attacked, listed
 from benchmark.pipeline.observe import observe
 from benchmark.pipeline.score import Sheet, threshold
 from benchmark.pipeline.train import Run, compute, digests, setting_of
@@ -90,7 +90,7 @@ class Board:
 
     def attacked(self, defense: str, **task: Any) -> list[dict[str, Any]]:
         """Records of one task's cells."""
-        return self.kept(attack_transcripts(self.task(defense, **task)))
+        return self.kept(attacked([self.task(defense, **task)]))
 
     def kept(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The records, their guesses placed where ``score`` looks."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.engine.lbfgs import LBFGS
 from benchmark.attacks.parts.direct import DirectAttack
 from benchmark.attacks.parts.labels import Given, Inferred, Labels
 from benchmark.attacks.parts.layers import layer_input, rank_one_misfit

@@ -25,7 +25,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from benchmark.attacks.base import Attack, Guess, register
-from benchmark.attacks.engine.optimisers import LBFGS, SignedAdam, Variables
+from benchmark.attacks.engine.adam import SignedAdam
+from benchmark.attacks.engine.base import Variables
+from benchmark.attacks.engine.lbfgs import LBFGS
 from benchmark.attacks.parts.labels import Given, Inferred, Joint
 from benchmark.attacks.parts.objectives import Cosine
 from benchmark.attacks.parts.optimisation import Found, OptimisationAttack, data_losses
@@ -50,26 +52,33 @@ UNLIKELY = 1e-3
 class Ensemble(Attack):
     """A closed form, then rounds of two searches for the victims that are not yet explained.
 
-    sharp     evaluations of L-BFGS in the first round
-    robust    evaluations of signed Adam after it
-    budget    how many times the standard budget may be spent: 1, 3 or 10
+    lbfgs_evaluations   in the first round
+    adam_evaluations    after them
+    budget              how many times the standard budget may be spent: 1, 3 or 10
 
     An evaluation is what one plain update of the client takes; predictions that cost more of the
     victim model's gradients are paid for with fewer of them. What the closed form takes is counted
     beside what the searches may spend.
     """
 
-    sharp: int = 140
-    robust: int = 100
+    pools = True
+
+    lbfgs_evaluations: int = 140
+    adam_evaluations: int = 100
     budget: Literal[1, 3, 10] = 1
 
     def supports(self, evidence: Evidence) -> str | None:
         """As its searches."""
-        return self._robust().supports(evidence)
+        return self._adam().supports(evidence)
+
+    def planned(self, evidence: Evidence) -> int:
+        """The whole budget."""
+        plain = self.budget * (self.lbfgs_evaluations + self.adam_evaluations)
+        return plain * evidence.setting.local_steps
 
     def labels_from(self, evidence: Evidence) -> str:
         """As its searches."""
-        return self._robust().labels_from(evidence)
+        return self._adam().labels_from(evidence)
 
     def reconstruct(
         self,
@@ -119,14 +128,14 @@ class Ensemble(Attack):
             return []
         best = self._round(evidences, seeds, BUDGETS[self.budget][0], deadline, begin)
         for number, length in enumerate(BUDGETS[self.budget][1:], start=1):
-            left = [k for k, found in enumerate(best) if _open(found)]
+            left = [k for k, found in enumerate(best) if is_unsolved(found)]
             if not left:
                 break
             here = [evidences[k] for k in left]
             starts = [seed_of(seeds[k], number) for k in left]
             for k, other in zip(left, self._round(here, starts, length, deadline), strict=True):
-                best[k] = _better(best[k], other)
-        attack = self._robust()
+                best[k] = better(best[k], other)
+        attack = self._adam()
         return [attack.guess(e, found) for e, found in zip(evidences, best, strict=True)]
 
     def measure(
@@ -147,45 +156,38 @@ class Ensemble(Attack):
         deadline: float | None,
         begin: Sequence[Variables | None] | None = None,
     ) -> list[Found]:
-        """The sharp search, from ``begin`` where that says so, then the robust one for the rest."""
-        found: dict[int, Found] = {}
+        """L-BFGS, from ``begin`` where that says so, then Adam for the rest."""
         first = [None] * len(evidences) if begin is None else begin
 
-        def search(attack: OptimisationAttack, rows: list[int], go_on: bool = False) -> list[Found]:
-            return attack.search(
-                [evidences[k] for k in rows],
-                [seeds[k] for k in rows],
-                deadline,
-                begin=[found[k].variables if go_on else first[k] for k in rows],
-            )
+        def search(
+            attack: OptimisationAttack, rows: list[int], starts: Sequence[Variables | None]
+        ) -> dict[int, Found]:
+            here, keys = [evidences[k] for k in rows], [seeds[k] for k in rows]
+            return dict(zip(rows, attack.search(here, keys, deadline, starts), strict=True))
 
-        sharp, robust = (
-            self._evaluations(n * length, evidences) for n in (self.sharp, self.robust)
+        lbfgs, adam = (
+            self._evaluations(n * length, evidences)
+            for n in (self.lbfgs_evaluations, self.adam_evaluations)
         )
-        clear = [k for k, evidence in enumerate(evidences) if not _vague(evidence)]
-        vague = [k for k, evidence in enumerate(evidences) if _vague(evidence)]
-        if vague:
-            attack = self._robust(sharp + robust, tolerance=0.0)  # explaining it is not the end
-            found |= zip(vague, search(attack, vague), strict=True)
-        if clear:
-            sharpest = search(self._sharp(sharp), clear)
-            found |= {
-                k: replace(f, total=f.data + _prior(f))
-                for k, f in zip(clear, sharpest, strict=True)
-            }
-        left = [k for k in clear if _open(found[k])]
-        for explained in (True, False):
-            rows = [k for k in left if (found[k].data <= EXPLAINED) == explained]
-            others = search(self._robust(robust), rows, go_on=explained) if rows else []
-            for k, other in zip(rows, others, strict=True):
-                found[k] = _better(found[k], other) if explained else _charged(other, found[k])
+        noisy = [k for k, e in enumerate(evidences) if is_noisy_or_underdetermined(e)]
+        clear = [k for k in range(len(evidences)) if k not in noisy]
+        # explaining what is noisy is not the end of it
+        found = search(self._adam(lbfgs + adam, tolerance=0.0), noisy, [first[k] for k in noisy])
+        for k, exact in search(self._lbfgs(lbfgs), clear, [first[k] for k in clear]).items():
+            found[k] = replace(exact, total=exact.data + _prior(exact))
+        left = [k for k in clear if is_unsolved(found[k])]
+        explained = {k for k in left if found[k].data <= EXPLAINED}
+        starts = [found[k].variables if k in explained else first[k] for k in left]
+        for k, other in search(self._adam(adam), left, starts).items():
+            choose = better if k in explained else with_summed_cost
+            found[k] = choose(other, found[k])
         return [found[k] for k in range(len(evidences))]
 
     def _evaluations(self, count: int, evidences: Sequence[Evidence]) -> int:
         """How many predictions so many plain updates pay for."""
         return max(1, count * evidences[0].setting.local_steps // evidences[0].cost)
 
-    def _robust(self, evaluations: int = 1, tolerance: float = DONE) -> OptimisationAttack:
+    def _adam(self, evaluations: int = 1, tolerance: float = DONE) -> OptimisationAttack:
         return OptimisationAttack(
             name=self.name,
             objective=Cosine(),
@@ -196,7 +198,7 @@ class Ensemble(Attack):
             iterations=evaluations,
         )
 
-    def _sharp(self, evaluations: int) -> OptimisationAttack:
+    def _lbfgs(self, evaluations: int) -> OptimisationAttack:
         return OptimisationAttack(
             name=self.name,
             objective=Cosine(),
@@ -210,12 +212,12 @@ PRIOR = TotalVariation(1e-4)
 LABELS = Given() | Inferred() | Joint()
 
 
-def _vague(evidence: Evidence) -> bool:
+def is_noisy_or_underdetermined(evidence: Evidence) -> bool:
     """Whether noise, or too few observations, leave it to the prior what explains the evidence."""
     return evidence.noisy or evidence.observations < evidence.unknowns
 
 
-def _open(found: Found) -> bool:
+def is_unsolved(found: Found) -> bool:
     """Whether more evaluations may help, and time is left for them."""
     return found.data > DONE and found.stopped != "timeout"
 
@@ -266,12 +268,12 @@ def _with_certified(searched: Guess, peeled: Guess | None) -> Guess:
     return replace(searched, images=images, labels=labels, soft=soft)
 
 
-def _better(known: Found, other: Found) -> Found:
+def better(known: Found, other: Found) -> Found:
     """The candidate to keep: one that explains the evidence, and the smoothest of such."""
-    return _charged(*sorted((known, other), key=lambda f: (f.data > EXPLAINED, f.total)))
+    return with_summed_cost(*sorted((known, other), key=lambda f: (f.data > EXPLAINED, f.total)))
 
 
-def _charged(chosen: Found, other: Found) -> Found:
+def with_summed_cost(chosen: Found, other: Found) -> Found:
     """One candidate, with the evaluations that both took."""
     return replace(
         chosen,

@@ -50,7 +50,7 @@ class Guess:
                  is learned once for a cell counts whole for each of its victims
     stopped      "budget", "converged" or "timeout"; empty for closed forms
     strategy     how the engine computed it, a pure function of shapes; empty without an engine
-    chunk        trials computed together
+    chunk        rows of the stack in which it was computed
     applicable   bool [N], of closed forms: whether what they assume is met for each guess, as the
                  message itself shows; None where it is for all
     """
@@ -82,7 +82,11 @@ class Attack:
     reads        what the private data may be: `images`, `text`
     closed_form  whether it solves for the data in place of searching: what it does not find says
                  nothing of the evidence
+    pools        whether victims of several cells may be given to it at once: each guess follows
+                 from its own evidence, and nothing is learned
     """
+
+    pools = False
 
     name: str
     title: str = ""
@@ -105,6 +109,10 @@ class Attack:
         if kind not in self.reads:
             return f"it reconstructs {' and '.join(self.reads)}, and the private data are {kind}"
         return self.supports(evidence)
+
+    def planned(self, evidence: Evidence) -> int:
+        """About how many gradients of the victim model one victim takes, to balance jobs by."""
+        return 1000
 
     def labels_from(self, evidence: Evidence) -> str:
         """Whose labels the attack works with: `given`, `inferred`, `joint` or `eliminated`."""
@@ -160,10 +168,10 @@ class Attack:
         seeds: Sequence[int] | None = None,
         deadline: float | None = None,
     ) -> list[Guess]:
-        """Attack several victims of one cell at once.
+        """Attack several victims at once.
 
         Args:
-            evidences: one per victim, equal in structure and setting.
+            evidences: one per victim, equal in structure.
             public: public data of the scenario, for attacks that learn.
             seeds: one per victim; a victim's start depends on its own seed only. Default 0, 1, ...
             deadline: an instant of `time.monotonic`; later, the best guess so far is returned.
@@ -238,7 +246,7 @@ class Attack:
     def configured(self, **changes: Any) -> Attack:
         """The same attack with other parameters; nested values by mappings: `optimiser={"lr": 1}`.
 
-        A mapping with `is` names another class of the same module: `optimiser={"is": "LBFGS"}`.
+        A mapping with `is` names another class of the same kind: `optimiser={"is": "LBFGS"}`.
 
         Raises:
             ParamsError: naming an unknown parameter and what is allowed.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch.func import functional_call
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.engine.lbfgs import LBFGS
 from benchmark.attacks.parts.labels import Given, Inferred
 from benchmark.attacks.parts.objectives import SquaredError
 from benchmark.attacks.parts.optimisation import OptimisationAttack

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.adam import SignedAdam
 from benchmark.attacks.parts.labels import Given, Labels, classifier, counted_labels
 from benchmark.attacks.parts.objectives import Cosine
 from benchmark.attacks.parts.optimisation import OptimisationAttack

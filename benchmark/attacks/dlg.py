@@ -9,7 +9,7 @@ observed gradient's. `python -m benchmarks.quality` measures it on the network o
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.engine.lbfgs import LBFGS
 from benchmark.attacks.parts.labels import Joint
 from benchmark.attacks.parts.objectives import SquaredError
 from benchmark.attacks.parts.optimisation import OptimisationAttack

@@ -14,7 +14,7 @@ matter of chance; the registration of seeds to each other before their mean is t
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.adam import SignedAdam
 from benchmark.attacks.parts.labels import Distinct, Given
 from benchmark.attacks.parts.objectives import SquaredError
 from benchmark.attacks.parts.optimisation import OptimisationAttack

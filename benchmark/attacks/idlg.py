@@ -9,7 +9,7 @@ DLG's does: 300 calls of torch's L-BFGS for 20 iterations each; our readings are
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.engine.lbfgs import LBFGS
 from benchmark.attacks.parts.labels import Given, Inferred
 from benchmark.attacks.parts.objectives import SquaredError
 from benchmark.attacks.parts.optimisation import OptimisationAttack

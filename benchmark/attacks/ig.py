@@ -8,7 +8,7 @@ start, total variation of 1e-4, images inside the box.
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.adam import SignedAdam
 from benchmark.attacks.parts.labels import Given, Inferred, Joint
 from benchmark.attacks.parts.objectives import Cosine
 from benchmark.attacks.parts.optimisation import OptimisationAttack

@@ -24,7 +24,7 @@ import torch
 from torch import Generator, Tensor
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.adam import SignedAdam
 from benchmark.attacks.parts import words
 from benchmark.attacks.parts.fluency import Bigrams
 from benchmark.attacks.parts.labels import Given, Joint
@@ -111,7 +111,7 @@ class AlternatingAttack(OptimisationAttack):
         total = torch.tensor(
             data_losses(
                 self.objective,
-                [evidence] * len(said),
+                [replace(evidence, place=None)] * len(said),
                 said,
                 [guess.soft] * len(said),
                 [guess.hidden] * len(said),

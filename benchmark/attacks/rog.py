@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.attacks.base import Guess, register
-from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.adam import SignedAdam
 from benchmark.attacks.parts import learning
 from benchmark.attacks.parts.auxiliary import batches, require
 from benchmark.attacks.parts.direct import DirectAttack
@@ -224,8 +224,8 @@ def _as_if(evidence: Evidence, shown: Mapping[str, Tensors], labels: Tensor) -> 
         for name, term in evidence.terms.items()
     }
     if evidence.labels == "eliminated":
-        return replace(evidence, terms=terms)
-    return replace(evidence, terms=terms, labels="given", given=labels)
+        return replace(evidence, terms=terms, place=None)
+    return replace(evidence, terms=terms, labels="given", given=labels, place=None)
 
 
 ROG = register(

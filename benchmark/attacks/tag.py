@@ -12,7 +12,7 @@ granted.
 from __future__ import annotations
 
 from benchmark.attacks.base import register
-from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.adam import SignedAdam
 from benchmark.attacks.parts.labels import Given, Joint
 from benchmark.attacks.parts.objectives import SquaredAndAbsolute
 from benchmark.attacks.parts.optimisation import OptimisationAttack

@@ -125,6 +125,10 @@ class Evidence:
     cost: int = 1
     labels: Literal["given", "unknown", "eliminated"] = "unknown"
     given: Tensor | None = None
+    """int64 [N], only where ``labels`` is ``given``."""
+    place: int | None = None
+    """Where in a stack of victims this one may be: its own, so that its numbers are too; None for
+    its place in the list."""
     name: str = "oblivious"
     knowledge: Knowledge = "oblivious"
 

@@ -49,10 +49,10 @@ def predict_branching(setting: Setting, guess: Any, hidden: Any, data: Any) -> A
     return {"update": update}
 
 
-def setting_of(batch_size: int = 1, labels: bool = True) -> Setting:
+def setting_of(batch_size: int = 1, labels: bool = True, model: str = "elu") -> Setting:
     return Setting(
         scenario="tiny",
-        model="elu",
+        model=model,
         shape=(1, 6, 6),
         classes=10,
         mean=(0.4,),
@@ -75,13 +75,14 @@ def victims(
     hidden: bool = False,
     scale: float = 1.0,
     function: Callable[..., Any] = predict,
+    model: str = "elu",
 ) -> tuple[list[Evidence], list[Tensor], list[Tensor]]:
     """Evidence, true pixels and true labels of several victims of one model."""
-    setting = setting_of(batch_size, labels == "given")
+    setting = setting_of(batch_size, labels == "given", model)
     rng = torch.Generator().manual_seed(5)
-    model = stateless_model(setting)
-    model.initialise(rng)
-    shared = {name: p.detach().clone() for name, p in model.named_parameters()}
+    network = stateless_model(setting)
+    network.initialise(rng)
+    shared = {name: p.detach().clone() for name, p in network.named_parameters()}
     evidences, images, truths = [], [], []
     for _ in range(count):
         pixels = torch.rand(batch_size, 1, 6, 6, generator=rng)

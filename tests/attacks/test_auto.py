@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmark.attacks.auto import BUDGETS, DONE, PRIOR, Ensemble, _better
+from benchmark.attacks.auto import BUDGETS, DONE, PRIOR, Ensemble, better
 from benchmark.attacks.base import get
 from benchmark.attacks.parts.optimisation import Found
 from benchmark.evidence.first_linear import first_linear_layer
@@ -18,7 +18,7 @@ from tests.tiny import observe, setting_of
 
 
 def short(**changes: object) -> Ensemble:
-    attack = get("auto").configured(sharp=4, robust=8, **changes)
+    attack = get("auto").configured(lbfgs_evaluations=4, adam_evaluations=8, **changes)
     assert isinstance(attack, Ensemble)
     return attack
 
@@ -64,10 +64,10 @@ def found(data: float, total: float, evaluations: int = 5) -> Found:
 def test_the_smoothest_explanation_is_kept() -> None:
     """What explains the evidence comes first, however rough; of two such, the smoother one."""
     blind = found(0.3, 0.301)
-    assert _better(blind, found(EXPLAINED / 2, 0.5)).data == EXPLAINED / 2
-    assert _better(found(1e-6, 3e-3), found(1e-5, 1e-3)).data == 1e-5
-    assert _better(blind, found(0.2, 0.35)).data == 0.3
-    assert _better(blind, found(0.2, 0.35)).evaluations == 10
+    assert better(blind, found(EXPLAINED / 2, 0.5)).data == EXPLAINED / 2
+    assert better(found(1e-6, 3e-3), found(1e-5, 1e-3)).data == 1e-5
+    assert better(blind, found(0.2, 0.35)).data == 0.3
+    assert better(blind, found(0.2, 0.35)).evaluations == 10
 
 
 def test_of_several_explanations_the_prior_decides(victims) -> None:
@@ -79,7 +79,7 @@ def test_of_several_explanations_the_prior_decides(victims) -> None:
         mask = {name: torch.zeros_like(tensor) for name, tensor in term.value.items()}
         mask["head.bias"][:2] = 1.0
         blind.append(replace(evidence, terms={"update": replace(term, mask=mask)}))
-    attack = get("auto").configured(sharp=6, robust=60)
+    attack = get("auto").configured(lbfgs_evaluations=6, adam_evaluations=60)
     setting = evidences[0].setting
     for guess in attack.run(blind):
         assert guess.loss <= EXPLAINED

@@ -16,7 +16,7 @@ import torch
 import benchmark.attacks
 from benchmark.attacks import base
 from benchmark.attacks.base import Attack, AttackError, Guess, Unsupported, get, names, register
-from benchmark.attacks.engine.optimisers import LBFGS
+from benchmark.attacks.engine.lbfgs import LBFGS
 from benchmark.attacks.parts.optimisation import OptimisationAttack
 from benchmark.config.errors import ParamsError
 

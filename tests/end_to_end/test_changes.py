@@ -26,7 +26,7 @@ from benchmark.attacks.base import register
 from benchmark.attacks.ig import INVERTING_GRADIENTS
 from benchmark.attacks.parts.objectives import SquaredError
 from benchmark.attacks.parts.optimisation import OptimisationAttack
-from benchmark.attacks.engine.optimisers import SignedAdam
+from benchmark.attacks.engine.adam import SignedAdam
 from benchmark.attacks.parts.labels import Given
 
 SHORT = register(

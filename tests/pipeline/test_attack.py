@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmark.attacks import base
 from benchmark.attacks.base import Attack, Guess
 from benchmark.config.registry import ATTACKS
 from benchmark.config.schema import Saturation, load_params
@@ -21,12 +20,16 @@ from benchmark.data.preparation import read_private
 from benchmark.federated.transcript import read
 from benchmark.pipeline import attack as campaign
 from benchmark.pipeline.attack import (
-    attack_transcripts,
-    cell_digest,
-    leftover,
+    Cell,
+    Job,
+    alone,
+    attacked,
+    jobs_of,
     listed,
     readable,
     saturation,
+    signature,
+    surveyed,
 )
 from benchmark.pipeline.observe import observe, read_truth
 from benchmark.pipeline.train import Run
@@ -35,7 +38,7 @@ from benchmark.runtime.parallel import Failure
 from benchmark.runtime.paths import guesses_file
 from benchmark.runtime.session import Defects
 from benchmark.runtime.sources import source_digest
-from tests import board
+from tests import board, tiny
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,7 @@ class Toy(Attack):
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registered without a file of its own, which a digest would be of."""
     monkeypatch.setitem(ATTACKS, "toy", Toy())
+    monkeypatch.setenv("LEAKBOARD_EXECUTOR", "serial")  # where the toy is known
     monkeypatch.setattr(
         campaign, "source_digest", lambda roots: source_digest(set(roots) - {"attacks.toy"})
     )
@@ -102,11 +106,11 @@ def by_evidence(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def test_a_second_run_computes_nothing(small: board.Board, tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     task = small.task("ppp", "toy", diary=str(diary))
-    first = attack_transcripts(task)
+    first = attacked([task])
     names = [line.split()[0] for line in diary.read_text().splitlines()]
     assert sorted(names) == sorted(r["evidence"] for r in first) and len(names) >= 4
     assert all(record["status"] == "ok" for record in first)
-    second = attack_transcripts(task)
+    second = attacked([task])
     assert len(diary.read_text().splitlines()) == len(names)
     assert second == first
     assert all(Path(record["cell"]).parent == task.store for record in first)
@@ -121,12 +125,12 @@ def test_larger_budgets_attack_what_an_attacker_would_believe(small: board.Board
             update={"seeds": (board.SEED,), "saturation": Saturation(victims=3, budgets=(3, 10))}
         )
     )
-    task = small.task("ppp", "auto", sharp=16, robust=8)
-    records = attack_transcripts(task)
+    task = small.task("ppp", "auto", lbfgs_evaluations=16, adam_evaluations=8)
+    records = attacked([task])
     more = saturation(chosen, [task], records)
     assert [t.fields["budget"] for t in more] == [3, 10]
     for each, times in zip(more, (3, 10), strict=True):
-        (record,) = attack_transcripts(each)
+        (record,) = attacked([each])
         assert record["budget"] == times and record["evidence"] == each.only
         assert record["evaluations"] <= times * 24
         images = load_file(Path(record["cell"]) / "guesses.safetensors")["images"]
@@ -140,7 +144,7 @@ def test_records_carry_what_the_board_needs(small: board.Board) -> None:
     task = small.task("ppp", "toy")
     costs = {name: found[0].cost for name, found in readable(read(task.transcripts)).items()}
     assert set(costs.values()) > {1}, "some reading draws noise several times"
-    for record in attack_transcripts(task):
+    for record in attacked([task]):
         assert all(record[k] == v for k, v in task.key.items())
         assert record["knowledge"] in ("oblivious", "paper", "adaptive")
         assert record["observations"] > 0 and record["unknowns"] >= 64
@@ -159,7 +163,7 @@ def test_closed_forms_store_where_they_apply(
 ) -> None:
     monkeypatch.setitem(ATTACKS, "toy", Toy(closed_form=True))
     task = small.task("none", "toy", level=0.125)
-    for record in attack_transcripts(task):
+    for record in attacked([task]):
         met = load_file(Path(record["cell"]) / "guesses.safetensors")["applicable"]
         assert met.shape == (board.VICTIMS, 1) and met.dtype == torch.bool and bool(met.all())
 
@@ -167,7 +171,7 @@ def test_closed_forms_store_where_they_apply(
 def test_one_failing_cell_is_a_row_with_its_reason(small: board.Board) -> None:
     failing = {"fails": "before-bottleneck", "oom": "bottleneck-features"}
     task = small.task("ppp", "toy", refuses="features-and-gradient", **failing)
-    found = by_evidence(attack_transcripts(task))
+    found = by_evidence(attacked([task]))
     assert found["before-bottleneck"]["status"] == "failed"
     assert found["before-bottleneck"]["reason"] == "RuntimeError: the toy broke"
     assert found["bottleneck-features"]["status"] == "oom"
@@ -182,12 +186,11 @@ def test_a_failed_cell_is_tried_again_and_nothing_of_it_is_kept(small: board.Boa
     diary = small.root / "tries"
     toy = small.task("none", "toy", fails="oblivious", diary=str(diary))
     task = replace(toy, only="oblivious")
-    before = set((small.root / "cells").rglob("*")) if (small.root / "cells").exists() else set()
+    before = set((small.root / "cells").rglob("cell.json"))
     for tries in (1, 2):
-        assert attack_transcripts(task)[0]["status"] == "failed"
+        assert attacked([task])[0]["status"] == "failed"
         assert len(diary.read_text().splitlines()) == tries
-    after = {p for p in (small.root / "cells").rglob("*") if p.name != "unfinished"}
-    assert after <= before
+    assert set((small.root / "cells").rglob("cell.json")) == before
 
 
 def test_where_training_diverged_there_is_a_row_that_says_when(
@@ -212,8 +215,8 @@ def test_where_training_diverged_there_is_a_row_that_says_when(
         replace(task, transcripts=folders[0] / task.transcripts.relative_to(home))
         for task in (early, late)
     )
-    assert {record["status"] for record in attack_transcripts(early)} == {"ok"}
-    (record,) = attack_transcripts(late)
+    assert {record["status"] for record in attacked([early])} == {"ok"}
+    (record,) = attacked([late])
     assert (record["status"], record["reason"]) == (
         "unsupported", "training diverged in round 2",
     )  # fmt: skip
@@ -224,9 +227,7 @@ def test_where_training_diverged_there_is_a_row_that_says_when(
 def test_transcripts_that_are_missing_are_no_divergence(small: board.Board) -> None:
     task = replace(small.task("none", "toy"), transcripts=small.root / "never.safetensors")
     with pytest.raises(FileNotFoundError):
-        attack_transcripts(task)
-    (record,) = leftover(task, Failure("failed", "FileNotFoundError: never"))
-    assert (record["status"], record["reason"]) == ("failed", "FileNotFoundError: never")
+        attacked([task])
 
 
 def test_a_missing_checkpoint_is_no_divergence(small: board.Board, tmp_path: Path) -> None:
@@ -243,9 +244,8 @@ def test_a_missing_checkpoint_is_no_divergence(small: board.Board, tmp_path: Pat
 
 
 def test_failed_cells_are_named_with_their_reasons(small: board.Board) -> None:
-    records = attack_transcripts(
-        small.task("ppp", "toy", fails="before-bottleneck", oom="bottleneck-features")
-    )
+    task = small.task("ppp", "toy", fails="before-bottleneck", oom="bottleneck-features")
+    records = attacked([task])
     with pytest.raises(Defects) as caught:
         campaign.refuse_failed(records)
     assert caught.value.lines == [
@@ -263,8 +263,11 @@ def test_what_kills_its_worker_costs_one_reading(
     plugin.write_text(LETHAL, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(campaign, "attack_transcripts", __import__("lethal").attack)
-    found = by_evidence(leftover(small.task("ppp", "toy"), Failure("failed", "worker died")))
+    monkeypatch.setattr(campaign, "attack_together", __import__("lethal").attack)
+    ((task, cells),) = surveyed([small.task("ppp", "toy")])
+    job = Job(tuple(Cell(task, found) for found in cells))
+    monkeypatch.delenv("LEAKBOARD_EXECUTOR")
+    found = by_evidence(alone(job, Failure("failed", "worker died")))
     killer = found.pop("before-bottleneck")
     assert killer["status"] == "failed" and "died" in killer["reason"]
     assert killer["knowledge"] == "paper" and killer["observations"] > 0
@@ -278,16 +281,17 @@ LETHAL = '''
 import os
 
 
-def attack(task):
-    if task.only == "before-bottleneck":
+def attack(job):
+    (cell,) = job.cells
+    if cell.found["evidence"] == "before-bottleneck":
         os._exit(9)
-    return [{**task.key, "evidence": task.only, "status": "ok"}]
+    return [{**cell.task.key, "evidence": cell.found["evidence"], "status": "ok"}]
 '''
 
 
 def digest(task: Any, evidence: str = "oblivious") -> str:
-    chosen = base.get(task.key["attack"]).configured(**task.fields)
-    return cell_digest(task, chosen, readable(read(task.transcripts))[evidence][0])
+    ((_, cells),) = surveyed([task])
+    return next(found["digest"] for found in cells if found["evidence"] == evidence)
 
 
 def test_a_cells_digest_is_of_what_its_guesses_depend_on(small: board.Board) -> None:
@@ -295,7 +299,7 @@ def test_a_cells_digest_is_of_what_its_guesses_depend_on(small: board.Board) -> 
     same = digest(task)
     assert digest(small.task("none", "ig", iterations=5)) == same
     assert digest(replace(task, provenance={"commit": "other"})) == same
-    assert digest(replace(task, store=Path("elsewhere"), only="oblivious", limit=3.0)) == same
+    assert digest(replace(task, store=small.root / "elsewhere", limit=3.0)) == same
     others = [
         digest(small.task("none", "ig", iterations=6)),
         digest(small.task("none", "ig", iterations=5, restarts=2)),
@@ -312,7 +316,7 @@ def test_starts_are_the_same_under_every_defense(small: board.Board, tmp_path: P
     diary = tmp_path / "starts"
     for name in ("none", "ppp"):
         for checkpoint in ("init", "late"):
-            attack_transcripts(small.task(name, "toy", checkpoint, diary=str(diary), level=0.25))
+            attacked([small.task(name, "toy", checkpoint, diary=str(diary), level=0.25)])
     starts = {line.split(" ", 1)[1] for line in diary.read_text().splitlines()}
     assert len(starts) == 1
     assert len(set(json.loads(starts.pop()))) == board.VICTIMS
@@ -344,14 +348,14 @@ def test_the_control_is_attacked_by_the_ensemble_on_whatever_it_shows(small: boa
                  if (t.key["attack"], t.key["defense"]) == ("auto", "none")]  # fmt: skip
         assert tasks and all(t.knowledge is None for t in tasks)
     task = replace(small.task("none", "toy"), knowledge=params.attacks["auto"].knowledge)
-    assert "oblivious" in by_evidence(attack_transcripts(task))
+    assert "oblivious" in by_evidence(attacked([task]))
 
 
 def test_starts_do_not_depend_on_the_settings(small: board.Board, tmp_path: Path) -> None:
     diary = tmp_path / "starts"
     for settings, level in (("board", 0.25), ("published", 0.75)):
         task = small.task("none", "toy", diary=str(diary), level=level)
-        attack_transcripts(replace(task, key={**task.key, "settings": settings}, only="oblivious"))
+        attacked([replace(task, key={**task.key, "settings": settings}, only="oblivious")])
     lines = diary.read_text().splitlines()
     assert len(lines) == 2 and lines[0] == lines[1]
 
@@ -381,7 +385,7 @@ def test_evaluations_are_gradients_of_the_client_per_victim(
     monkeypatch.setitem(ATTACKS, "toy", Learner())
     task = small.task("ppp", "toy", level=0.125)
     costs = {name: found[0].cost for name, found in readable(read(task.transcripts)).items()}
-    for record in attack_transcripts(task):
+    for record in attacked([task]):
         spent = load_file(Path(record["cell"]) / "guesses.safetensors")["evaluations"]
         cost = costs[record["evidence"]]
         assert spent.dtype == torch.int64
@@ -392,7 +396,7 @@ def test_evaluations_are_gradients_of_the_client_per_victim(
 def test_guesses_are_an_entry_of_the_out_and_the_list_says_which(
     small: board.Board, tmp_path: Path
 ) -> None:
-    (record, *_) = attack_transcripts(small.task("none", "toy"))
+    (record, *_) = attacked([small.task("none", "toy")])
     place([Path(record["cell"])], tmp_path)
     kept = listed(record)
     assert "cell" not in kept and kept["name"] == str(guesses_file(record))
@@ -401,13 +405,82 @@ def test_guesses_are_an_entry_of_the_out_and_the_list_says_which(
     assert "file" not in listed(record)
 
 
-def test_a_look_computes_nothing_and_tells_what_is_there(
-    small: board.Board, tmp_path: Path
+def test_a_survey_computes_nothing_and_is_made_once(
+    small: board.Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = replace(small.task("none", "toy"), store=tmp_path / "cells")
-    assert {r["status"] for r in attack_transcripts(replace(task, look=True))} == {"absent"}
-    made = attack_transcripts(task)
-    assert attack_transcripts(replace(task, look=True)) == made
+    diary = tmp_path / "diary"
+    task = replace(small.task("ppp", "toy", diary=str(diary)), store=tmp_path / "cells")
+    first = surveyed([task])
+    assert not diary.exists() and len(first[0][1]) >= 4
+    monkeypatch.setattr(campaign, "readable", lambda transcripts: 1 / 0)
+    assert surveyed([task]) == first
+    assert {record["status"] for record in attacked([task])} == {"ok"}
+
+
+def test_what_shows_the_same_is_one_cell_under_both_names(
+    small: board.Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = campaign.readable
+
+    def twice(transcripts: Any) -> dict[str, list[Any]]:
+        found = real(transcripts)
+        return {**found, "again": [replace(e, name="again") for e in found["oblivious"]]}
+
+    monkeypatch.setattr(campaign, "readable", twice)
+    diary = tmp_path / "diary"
+    task = replace(small.task("none", "toy", diary=str(diary)), store=tmp_path / "cells")
+    found = by_evidence(attacked([task]))
+    assert found["again"]["cell"] == found["oblivious"]["cell"]
+    assert len({record["cell"] for record in found.values()}) == len(found) - 1
+    assert len(diary.read_text().splitlines()) == len(found) - 1
+
+
+def test_two_orders_of_running_give_equal_bits(small: board.Board, tmp_path: Path) -> None:
+    """Two defenses' cells in one job, one after the other, and half of them found in the store."""
+    tasks = [small.task(d, "auto", c, lbfgs_evaluations=12, adam_evaluations=8)
+             for d in ("none", "ppp") for c in ("init", "late")]  # fmt: skip
+
+    def images(store: str, orders: list[list[int]]) -> dict[str, torch.Tensor]:
+        found = []
+        for order in orders:
+            found += attacked([replace(tasks[k], store=tmp_path / store) for k in order])
+        return {
+            f"{r['defense']} {r['checkpoint']} {r['evidence']}": load_file(
+                Path(r["cell"]) / "guesses.safetensors"
+            )["images"]
+            for r in found
+        }
+
+    together = images("a", [[0, 1, 2, 3]])
+    for other in (images("b", [[3], [1], [0], [2]]), images("c", [[2, 0], [0, 1, 2, 3]])):
+        assert set(other) == set(together)
+        for name, found in together.items():
+            assert torch.equal(found, other[name]), name
+
+
+def test_cells_of_equal_structure_share_a_job(small: board.Board) -> None:
+    tasks = [small.task(defense, attack, checkpoint, iterations=2)
+             for defense in ("none", "ppp") for checkpoint in ("init", "late")
+             for attack in ("ig", "dlg")]  # fmt: skip
+    cells = [Cell(task, found) for task, some in surveyed(tasks) for found in some]
+    jobs = jobs_of(cells)
+    assert sorted(map(id, cells)) == sorted(id(cell) for job in jobs for cell in job.cells)
+    for job in jobs:
+        assert len({cell.task.key["attack"] for cell in job.cells}) == 1
+        assert len({cell.found["structure"] for cell in job.cells}) == 1
+    shared = [{cell.task.key["checkpoint"] for cell in job.cells} for job in jobs]
+    assert all(checkpoints == {"init", "late"} for checkpoints in shared)
+
+
+def test_plain_updates_are_of_one_structure_under_every_defense() -> None:
+    def of(defense: str, evidence: str = "oblivious") -> str:
+        transcript = tiny.observe(tiny.setting_of(defense))[0].transcript
+        return signature(readable([transcript])[evidence][0])
+
+    assert of("none") == of("dp") == of("pruning")
+    assert of("pruning", "sent") == of("dgp", "sent") != of("pruning")
+    assert of("pruning", "resimulated") != of("dgp", "resimulated")
+    assert of("none") != of("precode")
 
 
 def test_an_attack_needs_no_truth(small: board.Board, tmp_path: Path) -> None:
@@ -424,7 +497,7 @@ def test_an_attack_needs_no_truth(small: board.Board, tmp_path: Path) -> None:
         public=alone / task.public.relative_to(small.root),
         store=alone / "cells",
     )
-    (here, *_), (there, *_) = attack_transcripts(task), attack_transcripts(moved)
+    (here, *_), (there, *_) = attacked([task]), attacked([moved])
     ours, theirs = (load_file(Path(r["cell"]) / "guesses.safetensors") for r in (here, there))
     assert torch.allclose(ours["images"], theirs["images"], atol=1e-4)
     assert Path(here["cell"]).name == Path(there["cell"]).name

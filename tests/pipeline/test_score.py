@@ -16,7 +16,7 @@ from benchmark.attacks import base
 from benchmark.config.registry import ATTACKS
 from benchmark.data.preparation import read_public, read_training
 from benchmark.metrics.baseline import without_attack
-from benchmark.pipeline.attack import attack_transcripts
+from benchmark.pipeline.attack import attacked
 from benchmark.pipeline.observe import read_truth
 from benchmark.pipeline.score import _curve, score_sheet, threshold
 from benchmark.results.columns import CELL_KEY, CELLS, SATURATION, VICTIMS, read_table, write_table
@@ -208,14 +208,14 @@ def test_an_attackers_pick_is_of_the_boards_settings(small: board.Board) -> None
 def saturated(small: board.Board, **tensors: torch.Tensor) -> tuple[Rows, Rows]:
     """Rows of victims.csv and saturation.csv of `auto` on ``none``, whose budget of three holds
     the very guesses of the standard one about two victims, and other ``tensors``."""
-    fields = {"sharp": 3, "robust": 3}
+    fields = {"lbfgs_evaluations": 3, "adam_evaluations": 3}
     cells = small.attacked("none", attack="auto", **fields)
     task = small.task("none", "auto", **fields)
     more = replace(
         task, key={**task.key, "budget": 3}, fields={**fields, "budget": 3},
         only=cells[0]["evidence"], first=2,
     )  # fmt: skip
-    (larger,) = small.kept(attack_transcripts(more))
+    (larger,) = small.kept(attacked([more]))
     rewrite(small, cells[0], evaluations=torch.tensor([10, 20, 1000, 1000]))
     standard = load_file(small.sheet("none", []).guesses / cells[0]["file"])
     rewrite(small, larger, **{name: tensor[:2] for name, tensor in standard.items()} | tensors)
@@ -298,7 +298,7 @@ def test_tables_hold_every_cell_and_image_once(small: board.Board, tmp_path: Pat
 
 @pytest.mark.parametrize("status", ["failed", "oom", "unsupported"])
 def test_a_cell_without_guesses_is_a_row_without_numbers(small: board.Board, status: str) -> None:
-    (record, *_) = attack_transcripts(small.task("none", iterations=3))
+    (record, *_) = attacked([small.task("none", iterations=3)])
     del record["cell"]
     record |= {"status": status, "reason": "because", "file": "nowhere.safetensors"}
     (cell,), victims, _ = score_sheet(small.sheet("none", [record], iterations=3))

@@ -64,8 +64,8 @@ def test_a_cells_digest_covers_what_computing_it_imports(
 ) -> None:
     task = replace(small.task("ppp", "dlg", iterations=2), store=tmp_path / "cells")
     setting = read(task.transcripts)[0].setting
-    covered = set(closure(campaign.roots(get("dlg"), setting)))
-    loaded = imported(tmp_path, campaign.attack_transcripts, task)
+    covered = set(closure(campaign.roots(get("dlg"), "ppp", setting.model)))
+    loaded = imported(tmp_path, campaign.attacked, [task])
     assert len(list((tmp_path / "cells").glob("*/cell.json"))) >= 4
     assert loaded - covered <= excused()
     assert {"attacks.dlg", "evidence.ppp", "defenses.ppp", "models.elu"} <= loaded & covered

@@ -1,1 +1,5 @@
-"""Many searches at once: stacks, traces, optimisers, memory."""
+"""Many searches at once: stacks that refill, traces, optimisers, memory."""
+
+from benchmark.attacks.engine import adam, lbfgs
+
+__all__ = ["adam", "lbfgs"]

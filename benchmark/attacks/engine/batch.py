@@ -1,30 +1,28 @@
-"""Losses and gradients of many trials at once: victims times restarts is a batch dimension.
+"""Losses and gradients of many trials at once: victims times restarts are rows of a stack.
 
 One victim's objective is a pure function. The engine differentiates it with respect to what is
-unknown (images, label logits, hidden variables; never weights), and evaluates it for a stack of
-trials:
+unknown (images, label logits, hidden variables; never weights), and evaluates it for a stack:
 
-`vmap`   one call for the whole stack; the fastest way for small models.
-`loop`   one trial after the other: for models whose layers fill the machine by themselves, for
-         predictions that vmap refuses, and as the oracle of the tests.
+`vmap`   one call for all rows; the fastest way for small models.
+`loop`   one row: for models whose layers fill the machine by themselves, for predictions that vmap
+         refuses, and as the oracle of the tests.
 
-A gradient function that will be called often is traced once, see `traces.py`. All data are inputs
-of the trace, so that equal structures share it.
+A gradient function that will be called often is traced once, see `trace.py`. All numbers, the
+weights too, are inputs of the trace and every row has its own, so that victims of equal structure
+share it, whatever their defense, point, checkpoint or seed.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from benchmark.attacks.engine.base import Evaluation, Variables
 from benchmark.attacks.engine.memory import BUDGET, keep_freed
-from benchmark.attacks.engine.optimisers import Evaluation, Variables
 from benchmark.attacks.engine.trace import TRACES
 from benchmark.attacks.parts.objectives import Objective, mismatch, prepare
 from benchmark.attacks.parts.priors import Prior
@@ -37,34 +35,19 @@ if TYPE_CHECKING:
 # weights see one large batch, and the weight gradients of all trials are one convolution with a
 # group for each.
 _ENTRIES, _ENTRIES_TIMES_IMAGES = 300_000, 500_000
-# Tensors of the size of an update that are alive at once, and the largest stacks.
+# Tensors of the size of an update that are alive at once, and the largest stacks: beyond, numbers
+# no longer fit a processor's cache. Powers of two, see `refill.py`.
 _COPIES = 16
-_LARGEST_STACK = {"cpu": 64, "cuda": 1024}
-# Tensors of this many bytes are worth their process's memory: an executor takes a worker that
-# keeps what small ones freed for one that leaks, and replaces it.
-_LARGE = 6 * 2**20
-
+_MOST_ROWS = {"cpu": 32, "cuda": 1024}
 
 Path = tuple[str, ...]
 """The keys from a tree's root to a leaf."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How trials are computed: the strategy, and how many in one stack."""
+def rows_of(observed: int, images: int, pixels: int, trials: int, device: str = "cpu") -> int:
+    """How many rows a stack has, a power of two; one where a loop is faster.
 
-    strategy: str
-    chunk: int
-
-    def chunks(self, trials: int) -> list[slice]:
-        """Slices of nearly equal size, none larger than the chunk."""
-        parts = max(1, math.ceil(trials / self.chunk))
-        edges = [trials * k // parts for k in range(parts + 1)]
-        return [slice(a, b) for a, b in itertools.pairwise(edges)]
-
-
-def plan(observed: int, images: int, pixels: int, device: str = "cpu") -> Plan:
-    """The strategy for one cell, a pure function of shapes and the kind of device.
+    A pure function of shapes, of how many trials there are, and of the kind of device.
 
     Args:
         observed: entries that one victim's prediction has.
@@ -73,23 +56,24 @@ def plan(observed: int, images: int, pixels: int, device: str = "cpu") -> Plan:
         device: ``cpu`` or ``cuda``, which is filled by stacks alone.
     """
     large = observed > _ENTRIES or observed * images > _ENTRIES_TIMES_IMAGES
-    if device == "cpu" and large:
-        return Plan("loop", 1)
+    if trials <= 1 or (device == "cpu" and large):
+        return 1
     # Hidden activations are taken as 64 values per pixel.
     each = 4 * _COPIES * (observed + 64 * images * pixels)
-    return Plan("vmap", max(1, min(_LARGEST_STACK[device], BUDGET[device] // each)))
+    most = max(1, min(_MOST_ROWS[device], BUDGET[device] // each))
+    return min(1 << (trials - 1).bit_length(), 1 << (most.bit_length() - 1))
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What is equal for all victims of a cell: everything but the numbers. Hashable."""
+    """What is equal for all victims of a stack: everything but the numbers. Hashable."""
 
     predict: Callable[..., Any]
     setting: Any
     objective: Objective
     priors: tuple[Prior, ...]
     terms: tuple[tuple[str, str, float, tuple[str, ...]], ...]
-    hidden: tuple[tuple[str, float], ...]
+    hidden: tuple[tuple[str, float, float], ...]
     joint_labels: bool
 
 
@@ -99,13 +83,69 @@ def structure(
     """The structure of an evidence under an attack's objective."""
     return Structure(
         evidence.predict,
-        evidence.setting,
+        setting_used(evidence),
         objective,
         priors,
         tuple((n, t.kind, float(t.weight), tuple(t.value)) for n, t in evidence.terms.items()),
-        tuple((n, float(h.prior)) for n, h in evidence.hidden.items()),
+        tuple((n, float(h.prior), float(h.lr)) for n, h in evidence.hidden.items()),
         joint_labels,
     )
+
+
+class Asked(Exception):
+    """A prediction asked a defense for more than the model under it."""
+
+
+@dataclass(frozen=True)
+class ModelOnly:
+    """Stands for the defense where a prediction needs no more of it than the model that it makes.
+
+    Equal for all defenses that leave the model alone.
+    """
+
+    wraps: Any = None
+
+    def wrap(self, model: Any) -> Any:
+        return model if self.wraps is None else self.wraps.wrap(model)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name) if name.startswith("__") else Asked(name)
+
+
+_USED: dict[Any, Any] = {}
+
+
+def setting_used(evidence: Evidence) -> Any:
+    """The evidence's setting without what its prediction does not ask for, found by asking once.
+
+    So predictions of the plain update are one structure under every defense.
+    """
+    from benchmark.defenses.base import Defense
+
+    setting = evidence.setting
+    key = evidence.predict, setting
+    if key not in _USED:
+        wraps = type(setting.defense).wrap is not Defense.wrap
+        bare = replace(setting, defense=ModelOnly(setting.defense if wraps else None))  # type: ignore[arg-type]
+        try:
+            with torch.no_grad():
+                evidence.predict(bare, *_anything(evidence), evidence.data)
+        except Asked:
+            bare = setting
+        _USED[key] = bare
+    return _USED[key]
+
+
+def _anything(evidence: Evidence) -> tuple[Variables, Variables]:
+    """A guess and hidden variables of the right shapes."""
+    from benchmark.attacks.parts.words import searched_shape
+
+    setting = evidence.setting
+    guess = {
+        "images": torch.zeros(setting.images, *searched_shape(evidence)),
+        "labels": torch.full((setting.images, setting.classes), 1 / setting.classes),
+    }
+    return guess, {name: torch.zeros(h.shape) for name, h in evidence.hidden.items()}
 
 
 def objective_of(
@@ -119,7 +159,7 @@ def objective_of(
         victim: "data", "terms" (prepared) and "soft" labels if they are fixed.
     """
     soft = variables["logits"].softmax(-1) if shape.joint_labels else victim["soft"]
-    hidden = {name: variables[f"hidden.{name}"] for name, _ in shape.hidden}
+    hidden = {name: variables[f"hidden.{name}"] for name, _, _ in shape.hidden}
     guess = {"images": variables["images"], "labels": soft}
     predicted = shape.predict(shape.setting, guess, hidden, victim["data"])
     data = variables["images"].new_zeros(())
@@ -135,63 +175,88 @@ def objective_of(
     total = data
     for prior in shape.priors:
         total = total + prior(variables["images"])
-    for name, weight in shape.hidden:
+    for name, weight, _ in shape.hidden:
         if weight:
             total = total + weight * 0.5 * variables[f"hidden.{name}"].square().mean()
     return total, data
 
 
-@dataclass
 class Stack:
-    """The numbers of several victims, leaf by leaf.
+    """Rows of victims of one structure, each with its own numbers, evaluated together.
 
-    `leaves` are stacked along a new first dimension, or kept single where all victims hold the
-    same tensor object; `dims` says which (0 or None), `paths` where a leaf belongs, `bare` where
-    the tree has a branch without leaves.
+    strategy   ``vmap``, or ``loop`` where there is but one row
+    rows       how many there are; fewer than asked for where vmap refuses the prediction
     """
 
-    paths: tuple[Path, ...]
-    leaves: list[Tensor]
-    dims: tuple[int | None, ...]
-    bare: tuple[Path, ...] = ()
+    def __init__(
+        self,
+        shape: Structure,
+        first: Mapping[str, Any],
+        start: Variables,
+        rows: int,
+        planned: int = 1,
+        place: torch.device | None = None,
+    ) -> None:
+        """Make room for victims whose numbers are shaped like ``first``.
 
-    @classmethod
-    def of(cls, victims: Sequence[Mapping[str, Any]]) -> Stack:
-        """Stack trees of tensors that share their structure.
+        Args:
+            start: variables of one trial, without a dimension for rows.
+            rows: one means that nothing is batched.
+            planned: how many evaluations are to come.
+        """
+        self.shape, self.planned, self.names = shape, planned, tuple(start)
+        self.place = place or torch.device("cpu")
+        flat = dict(_walk(first))
+        self.paths = tuple(path for path, leaf in flat.items() if leaf is not None)
+        self.bare = tuple(path for path, leaf in flat.items() if leaf is None)
+        self._like = [leaf for leaf in flat.values() if leaf is not None]
+        self._start = [start[name].to(self.place) for name in self.names]
+        self._make_room(rows)
+        if rows > 1 and not self._is_batchable():
+            self._make_room(1)
+        keep_freed()
+        self._gradient: Callable[..., Any] | None = None
+
+    @property
+    def strategy(self) -> str:
+        return "vmap" if self.rows > 1 else "loop"
+
+    def put(self, row: int, numbers: Mapping[str, Any]) -> None:
+        """Fill one row.
 
         Raises:
-            ValueError: if the structures or shapes differ.
+            ValueError: the victim's numbers have another structure or other shapes.
         """
-        flat = [dict(_walk(v)) for v in victims]
-        if any(list(f) != list(flat[0]) for f in flat):
-            raise ValueError("victims of one cell must share the structure of their evidence")
-        paths = tuple(path for path, leaf in flat[0].items() if leaf is not None)
-        bare = tuple(path for path, leaf in flat[0].items() if leaf is None)
-        leaves: list[Tensor] = []
-        dims: list[int | None] = []
-        for path in paths:
-            column = [leaf for f in flat if (leaf := f[path]) is not None]
-            if all(c is column[0] for c in column):
-                leaves.append(column[0])
-                dims.append(None)
-            else:
-                if any(c.shape != column[0].shape for c in column):
-                    raise ValueError(f"victims differ in the shape of {'.'.join(path)}")
-                leaves.append(torch.stack(column))
-                dims.append(0)
-        return cls(paths, leaves, tuple(dims), bare)
+        flat = dict(_walk(numbers))
+        if {path for path, leaf in flat.items() if leaf is not None} != set(self.paths):
+            raise ValueError("victims of one stack must share the structure of their evidence")
+        for path, leaf in zip(self.paths, self.leaves, strict=True):
+            given = flat[path]
+            assert given is not None
+            if given.shape != leaf.shape[1:]:
+                raise ValueError(f"victims differ in the shape of {'.'.join(path)}")
+            leaf[row] = given
 
-    def take(self, rows: Tensor) -> Stack:
-        """The given victims, in that order and possibly several times (restarts)."""
-        leaves = [
-            leaf if dim is None else leaf.index_select(0, rows)
-            for leaf, dim in zip(self.leaves, self.dims, strict=True)
-        ]
-        return Stack(self.paths, leaves, self.dims, self.bare)
+    def __call__(self, variables: Variables) -> Evaluation:
+        """Losses and gradients; `variables` are [rows, ...]."""
+        leaves = self._arguments([variables[name].detach() for name in self.names])
+        if self._gradient is None:
+            self._gradient = self._chosen(leaves)
+        found = self._gradient(*leaves)
+        total, data, *gradients = found if self.rows > 1 else [t[None] for t in found]
+        return Evaluation(total, data, dict(zip(self.names, gradients, strict=True)))
 
-    def to(self, device: torch.device) -> Stack:
-        """The same numbers on a device."""
-        return Stack(self.paths, [x.to(device) for x in self.leaves], self.dims, self.bare)
+    def data_loss(self, variables: Variables) -> Tensor:
+        """[rows] the data term alone, without gradients."""
+        count = len(self.names)
+
+        def value(*leaves: Tensor) -> Tensor:
+            variables = dict(zip(self.names, leaves, strict=False))
+            return objective_of(self.shape, variables, self.grow(leaves[count:]))[1]
+
+        leaves = self._arguments([variables[name] for name in self.names])
+        with torch.no_grad():
+            return torch.func.vmap(value)(*leaves) if self.rows > 1 else value(*leaves)[None]
 
     def grow(self, leaves: Sequence[Tensor]) -> dict[str, Any]:
         """One victim's tree from its leaves."""
@@ -202,75 +267,39 @@ class Stack:
             _branch(tree, path[:-1])[path[-1]] = leaf
         return tree
 
+    def _make_room(self, rows: int) -> None:
+        self.rows = rows
+        self.leaves = [
+            x.to(self.place).expand(rows, *x.shape).clone(memory_format=torch.contiguous_format)
+            for x in self._like
+        ]
 
-@dataclass
-class Engine:
-    """Evaluates one chunk of trials. `planned` is how many evaluations are to come."""
+    def _arguments(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        leaves = [*inputs, *self.leaves]
+        return leaves if self.rows > 1 else [leaf[0] for leaf in leaves]
 
-    shape: Structure
-    stack: Stack
-    strategy: str
-    planned: int = 1
-    _functions: dict[tuple[str, ...], Callable[..., Any]] = field(default_factory=dict)
+    def _single(self) -> Callable[..., Any]:
+        return _single(self.shape, self.names, self.grow)
 
-    def __post_init__(self) -> None:
-        if max((leaf.nbytes for leaf in self.stack.leaves), default=0) >= _LARGE:
-            keep_freed()
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return self.shape, self.names, self.paths, self.bare, self.strategy
 
-    def narrowed(self, rows: Tensor) -> Engine:
-        """The engine of some of its trials."""
-        return Engine(self.shape, self.stack.take(rows), self.strategy, self.planned)
+    def _is_batchable(self) -> bool:
+        starts = [x.expand(self.rows, *x.shape) for x in self._start]
+        leaves = self._arguments([x.contiguous() for x in starts])
+        return TRACES.known(self._key, leaves) or _works(torch.func.vmap(self._single()), leaves)
 
-    def __call__(self, variables: Variables) -> Evaluation:
-        """Losses and gradients; `variables` are [trials, ...]."""
-        names = tuple(variables)
-        inputs = [v.detach() for v in variables.values()]
-        if names not in self._functions:
-            self._functions[names] = self._gradient(names, inputs)
-        total, data, *gradients = self._functions[names](*inputs, *self.stack.leaves)
-        return Evaluation(total, data, dict(zip(names, gradients, strict=True)))
-
-    def data_loss(self, variables: Variables) -> Tensor:
-        """[trials] the data term alone, without gradients."""
-        names = tuple(variables)
-        shape, grow = self.shape, self.stack.grow
-
-        def value(*leaves: Tensor) -> Tensor:
-            variables = dict(zip(names, leaves, strict=False))
-            return objective_of(shape, variables, grow(leaves[len(names) :]))[1]
-
-        dims = (*(0 for _ in names), *self.stack.dims)
-        leaves = (*variables.values(), *self.stack.leaves)
-        with torch.no_grad():
-            if self.strategy == "vmap":
-                try:
-                    return torch.func.vmap(value, in_dims=dims)(*leaves)
-                except RuntimeError:
-                    self.strategy = "loop"
-            return _looped(value, dims)(*leaves)
-
-    def _gradient(self, names: tuple[str, ...], inputs: list[Tensor]) -> Callable[..., Any]:
-        stack, planned = self.stack, self.planned
-        trials = inputs[0].shape[0]
-        dims = (*(0 for _ in names), *stack.dims)
-        leaves = [*inputs, *stack.leaves]
-        single = _single(self.shape, names, stack.grow)
-        batched = torch.func.vmap(single, in_dims=dims)
-        key: tuple[Any, ...] = (self.shape, names, stack.paths, stack.bare, dims)
-        if self.strategy == "vmap":
-            if TRACES.known(key, leaves) or _works(batched, leaves):
-                return TRACES.function(key, batched, leaves, planned)
-            self.strategy = "loop"
-        key = (*key, "loop")
-        one = [x if d is None else x[0] for x, d in zip(leaves, dims, strict=True)]
-        first = [x if d is None else x[:1] for x, d in zip(leaves, dims, strict=True)]
+    def _chosen(self, leaves: list[Tensor]) -> Callable[..., Any]:
+        single = self._single()
+        if self.rows > 1:
+            return TRACES.function(self._key, torch.func.vmap(single), leaves, self.planned)
 
         def traceable() -> bool:
             """What vmap accepts does not depend on values, so that a trace of it is sound."""
-            return _works(batched, first)
+            return _works(torch.func.vmap(single), [leaf[None] for leaf in leaves])
 
-        chosen = TRACES.function(key, single, one, planned * trials, traceable)
-        return _looped(chosen, dims)
+        return TRACES.function(self._key, single, leaves, self.planned, traceable)
 
 
 def _works(function: Callable[..., Any], leaves: Sequence[Tensor]) -> bool:
@@ -300,20 +329,6 @@ def _single(
         return (total.detach(), data.detach(), *gradients)
 
     return single
-
-
-def _looped(single: Callable[..., Any], dims: tuple[int | None, ...]) -> Callable[..., Any]:
-    def looped(*leaves: Tensor) -> Any:
-        trials = next(x.shape[0] for x, d in zip(leaves, dims, strict=True) if d == 0)
-        rows = []
-        for k in range(trials):
-            row = [x if d is None else x[k] for x, d in zip(leaves, dims, strict=True)]
-            rows.append(single(*row))
-        if isinstance(rows[0], Tensor):
-            return torch.stack(rows)
-        return tuple(torch.stack(column) for column in zip(*rows, strict=True))
-
-    return looped
 
 
 def _walk(tree: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Tensor | None]]:

@@ -89,25 +89,6 @@ class Distinct(Labels):
 
 
 @dataclass(frozen=True)
-class Counted(Labels):
-    """The labels of a batch in which labels may repeat, by how far each class's bias is pushed.
-
-    Source: Wainakh et al., "User-Level Label Leakage from Gradients", PETS 2022: what one example
-    adds to its class's gradient, and an offset that all classes share. Both are known for bias
-    gradients if all classes are about as likely to the model: "our reading".
-    """
-
-    def reason(self, evidence: Evidence) -> str | None:
-        return _unclassified(evidence)
-
-    def soft(self, evidence: Evidence) -> Tensor | None:
-        layer = classifier(evidence)
-        assert layer is not None
-        labels = counted_labels(layer[1], evidence.setting.images)
-        return torch.nn.functional.one_hot(labels, evidence.setting.classes).float()
-
-
-@dataclass(frozen=True)
 class Joint(Labels):
     """Labels are variables: softmax of logits that start from N(0, 1), as in DLG."""
 

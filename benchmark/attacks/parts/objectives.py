@@ -64,14 +64,15 @@ class _HalfGap(Function):
 
     @staticmethod
     def forward(prediction: Tensor, unit: Tensor, present: Tensor) -> tuple[Tensor, ...]:
-        largest = torch.linalg.vector_norm(prediction, float("inf"))
+        # Both ends cost a tenth of the norm that is their maximum, and norms half of square sums.
+        largest = torch.maximum(prediction.amax(), -prediction.amin())
         size = torch.where(largest > 0, largest, 1.0)  # squares of small entries would vanish
         scaled = prediction / size
-        square = scaled.square().sum()
-        alive = square > 0
-        inverse = torch.where(alive, square, 1.0).rsqrt()
+        length = torch.linalg.vector_norm(scaled)
+        alive = length > 0
+        inverse = torch.where(alive, length, 1.0).reciprocal()
         gap = torch.addcmul(unit, scaled, inverse, value=-1)
-        half = 0.5 * gap.square().sum()
+        half = 0.5 * torch.linalg.vector_norm(gap).square()
         loss = torch.where(alive, torch.where(present > 0, half, 1.0), present)
         slope = torch.where(alive & (present > 0), inverse / size, 0.0)
         return loss, gap, half, slope
@@ -133,10 +134,10 @@ def prepare(term: Term, name: str = "term") -> dict[str, Tensor]:
     if variance is not None:
         spread = variance.double()
         most = spread.amax()
-        if float(most) > 0:
-            precision = (spread / most).clamp_min(_LEAST_VARIANCE_RATIO).reciprocal()
-            weight = (precision / precision.amax()).sqrt()
-            root = weight if root is None else root * weight
+        spread = torch.where(most > 0, spread / torch.where(most > 0, most, 1.0), 1.0)
+        precision = spread.clamp_min(_LEAST_VARIANCE_RATIO).reciprocal()
+        weight = (precision / precision.amax()).sqrt()
+        root = weight if root is None else root * weight
     weighted = double if root is None else double * root
     norm = torch.linalg.vector_norm(weighted)
     present = norm > 0

@@ -6,9 +6,8 @@ A new attack of this family is a declaration of ten lines, see `ig.py` and `dlg.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmark.attacks.base import Attack, Guess
-from benchmark.attacks.engine.batch import Engine, Plan, Stack, plan, structure, victim_tree
+from benchmark.attacks.engine.base import Evaluation, Limits, Optimiser, Variables
+from benchmark.attacks.engine.batch import Stack, rows_of, structure, victim_tree
 from benchmark.attacks.engine.memory import device
-from benchmark.attacks.engine.optimisers import Best, Evaluation, Optimiser, Problem, Variables
+from benchmark.attacks.engine.refill import Ended, Trial, minimise, places_of, rounds
 from benchmark.attacks.parts import words
 from benchmark.attacks.parts.labels import Labels
 from benchmark.attacks.parts.objectives import Objective
@@ -43,6 +43,8 @@ class OptimisationAttack(Attack):
 
     Hidden variables that the evidence asks for are optimised together with the images.
     """
+
+    pools = True
 
     objective: Objective
     optimiser: Optimiser
@@ -70,6 +72,10 @@ class OptimisationAttack(Attack):
             return None
         return self.labels.reason(evidence)
 
+    def planned(self, evidence: Evidence) -> int:
+        """The whole budget."""
+        return self.iterations * self.restarts * evidence.cost
+
     def labels_from(self, evidence: Evidence) -> str:
         """Joint where the strategy says so, also if the labels were granted (as DLG does)."""
         if evidence.labels != "eliminated" and self.labels.soft(evidence) is None:
@@ -83,7 +89,7 @@ class OptimisationAttack(Attack):
         seeds: Sequence[int],
         deadline: float | None,
     ) -> list[Guess]:
-        """Minimise over all victims and restarts together, in chunks that memory allows."""
+        """Minimise over all victims and restarts, in stacks that refill."""
         found = self.search(evidences, seeds, deadline)
         return [self.guess(e, f) for e, f in zip(evidences, found, strict=True)]
 
@@ -96,43 +102,44 @@ class OptimisationAttack(Attack):
     ) -> list[Found]:
         """The best point of every victim; `begin` has where the first restart of each starts, or
         None."""
+        if not evidences:
+            return []
         fixed = [self._soft(e) for e in evidences]
-        joint = fixed[0] is None
         centres = words.centres(evidences)
         evidences = [words.searched(e) for e in evidences]
-        first = evidences[0]
-        stack = Stack.of([victim_tree(e, s) for e, s in zip(evidences, fixed, strict=True)])
-        shape = structure(first, self.objective, self.priors, joint)
-        place = device()
-        chosen = _plan(first, place)
-        trials = len(evidences) * self.restarts
-        victims = torch.arange(len(evidences)).repeat_interleave(self.restarts)
-        starts = Starts(first, seeds, self.restarts, joint, self.init, begin, centres)
-        chunks = (
-            chosen.chunks(trials) if self.group is None else _whole(chosen, self.restarts, trials)
+        first, restarts, place = evidences[0], self.restarts, device()
+        starts = Starts(first, seeds, fixed[0] is None, self.init, begin, centres)
+        numbers = [victim_tree(e, s) for e, s in zip(evidences, fixed, strict=True)]
+        trials = [
+            Trial(numbers[victim], partial(starts.one, victim, k), spot * restarts + k)
+            for victim, spot in enumerate(places_of(evidences))
+            for k in range(restarts)
+        ]
+        coupled = 1 if self.group is None else restarts
+        rows = max(_rows(first, len(trials), place), coupled) // coupled * coupled
+        stack = Stack(
+            structure(first, self.objective, self.priors, fixed[0] is None),
+            numbers[0],
+            starts.one(0, 0, 0),
+            rows,
+            self.iterations * -(-len(trials) // rows),
+            place,
         )
-        found: list[Best] = []
-        strategy = chosen.strategy
-        for number, chunk in enumerate(chunks):
-            numbers = stack.take(victims[chunk]).to(place)
-            engine = Engine(shape, numbers, strategy, self.iterations)
-            problem = Problem(
-                evaluate=self._grouped(engine, victims[chunk].to(place)),
-                narrowed=engine.narrowed if self.group is None else None,
-                fresh=partial(starts.draw, chunk=chunk, place=place),
-                box=self._box(first, place),
-                rates={
-                    "logits": self.rate,
-                    **{f"hidden.{name}": h.lr for name, h in first.hidden.items()},
-                },
-                deadline=_share(deadline, len(chunks) - number),
-            )
-            found.append(self.optimiser.minimise(problem, self.iterations))
-            strategy = engine.strategy
-        size = max(c.stop - c.start for c in chunks) if strategy == "vmap" else 1
+        ended = minimise(
+            self.optimiser,
+            stack if self.group is None else Coupled(stack, self.group, restarts),
+            trials,
+            Limits(
+                self.iterations,
+                self._box(first, place),
+                {"logits": self.rate, **{f"hidden.{n}": h.lr for n, h in first.hidden.items()}},
+            ),
+            deadline=deadline,
+            coupled=coupled,
+            place=place,
+        )
         return [
-            replace(_pick(found, chunks, k, self.restarts), strategy=strategy, chunk=size)
-            for k in range(len(evidences))
+            _best(ended[k * restarts : (k + 1) * restarts], stack) for k in range(len(evidences))
         ]
 
     def measure(
@@ -151,13 +158,6 @@ class OptimisationAttack(Attack):
             setting = evidence.setting
             return torch.full((setting.images, setting.classes), 1.0 / setting.classes)
         return self.labels.soft(evidence)
-
-    def _grouped(self, engine: Engine, victims: Tensor) -> Callable[[Variables], Evaluation]:
-        """The engine's evaluations, with what holds restarts together."""
-        group = self.group
-        if group is None:
-            return engine
-        return lambda point: group.added(engine(point), point, victims)
 
     def _box(self, evidence: Evidence, place: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
         if not self.box:
@@ -208,62 +208,62 @@ def data_losses(
 ) -> list[float]:
     """An objective at given points, without priors; arguments as in :meth:`Attack.losses`."""
     evidences = [words.searched(e) for e in evidences]
-    first = evidences[0]
+    first, place = evidences[0], device()
     uniform = torch.full((first.setting.images, first.setting.classes), 1.0 / first.setting.classes)
-    labels = [uniform if s is None else s.float() for s in soft]
-    stack = Stack.of([victim_tree(e, s) for e, s in zip(evidences, labels, strict=True)])
+    numbers = [
+        victim_tree(e, uniform if s is None else s.float())
+        for e, s in zip(evidences, soft, strict=True)
+    ]
+    points = [
+        {
+            "images": words.inputs(e, x),
+            **{f"hidden.{name}": h[name].float() for name in first.hidden},
+        }
+        for e, x, h in zip(evidences, images, hidden, strict=True)
+    ]
     shape = structure(first, objective, (), joint_labels=False)
-    inputs = [words.inputs(e, x) for e, x in zip(evidences, images, strict=True)]
-    variables = {"images": torch.stack(inputs)}
-    for name in first.hidden:
-        variables[f"hidden.{name}"] = torch.stack([h[name].float() for h in hidden])
-    losses: list[float] = []
-    place = device()
-    chosen = _plan(first, place)
-    for chunk in chosen.chunks(len(evidences)):
-        rows = torch.arange(len(evidences))[chunk]
-        engine = Engine(shape, stack.take(rows).to(place), chosen.strategy)
-        losses += engine.data_loss({k: v[chunk].to(place) for k, v in variables.items()}).tolist()
+    rows = _rows(first, len(evidences), place)
+    stack = Stack(shape, numbers[0], points[0], rows, place=place)
+    losses = [math.nan] * len(evidences)
+    for taken in rounds(places_of(evidences), stack.rows):
+        for row, number in taken.items():
+            stack.put(row, numbers[number])
+        chosen = [points[taken.get(row, min(taken.values()))] for row in range(stack.rows)]
+        at = {name: torch.stack([p[name] for p in chosen]).to(place) for name in points[0]}
+        found = stack.data_loss(at).tolist()
+        for row, number in taken.items():
+            losses[number] = found[row]
     return losses
 
 
-def _plan(evidence: Evidence, place: torch.device) -> Plan:
+class Coupled:
+    """A stack whose rows are held together, the restarts of one victim side by side."""
+
+    def __init__(self, stack: Stack, group: GroupConsistency, restarts: int) -> None:
+        self.stack, self.group, self.restarts = stack, group, restarts
+        self.rows, self.put = stack.rows, stack.put
+
+    def __call__(self, variables: Variables) -> Evaluation:
+        """The stack's evaluation with what holds its rows together."""
+        victims = torch.arange(self.rows) // self.restarts
+        return self.group.added(self.stack(variables), variables, victims.to(self.stack.place))
+
+
+def _rows(evidence: Evidence, trials: int, place: torch.device) -> int:
     observed = sum(v.numel() for term in evidence.terms.values() for v in term.value.values())
     pixels = math.prod(words.searched_shape(evidence))
-    return plan(observed, evidence.setting.images, pixels, place.type)
+    return rows_of(observed, evidence.setting.images, pixels, trials, place.type)
 
 
-def _whole(chosen: Plan, restarts: int, trials: int) -> list[slice]:
-    """Chunks that keep the restarts of a victim together."""
-    victims = replace(chosen, chunk=max(1, chosen.chunk // restarts)).chunks(trials // restarts)
-    return [slice(restarts * c.start, restarts * c.stop) for c in victims]
-
-
-def _share(deadline: float | None, remaining: int) -> float | None:
-    """This chunk's fair part of the time that is left."""
-    if deadline is None:
-        return None
-    now = time.monotonic()
-    return now + max(0.0, deadline - now) / remaining
-
-
-def _pick(found: Sequence[Best], chunks: Sequence[slice], victim: int, restarts: int) -> Found:
-    """The best restart of one victim, and the evaluations of all of them."""
-    best: tuple[Best, int] | None = None
-    spent, late = 0, False
-    for trial in range(victim * restarts, (victim + 1) * restarts):
-        number = next(k for k, c in enumerate(chunks) if c.start <= trial < c.stop)
-        result, row = found[number], trial - chunks[number].start
-        spent += int(result.evaluations[row])
-        late = late or result.stopped[row] == "timeout"
-        if best is None or float(result.total[row]) < float(best[0].total[best[1]]):
-            best = (result, row)
-    assert best is not None
-    result, row = best
+def _best(restarts: Sequence[Ended], stack: Stack) -> Found:
+    """The best of a victim's restarts, and the evaluations of all of them."""
+    best = min(restarts, key=lambda each: each.total if math.isfinite(each.total) else math.inf)
     return Found(
-        {name: value[row].cpu() for name, value in result.variables.items()},
-        float(result.total[row]),
-        float(result.data[row]),
-        spent,
-        "timeout" if late else result.stopped[row],
+        best.variables,
+        best.total,
+        best.data,
+        sum(each.evaluations for each in restarts),
+        "timeout" if any(each.stopped == "timeout" for each in restarts) else best.stopped,
+        stack.strategy,
+        stack.rows,
     )

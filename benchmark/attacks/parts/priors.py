@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from benchmark.attacks.engine.optimisers import Evaluation, Variables
+from benchmark.attacks.engine.base import Evaluation, Variables
 
 
 class Prior(Protocol):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Generator, Tensor
 
-from benchmark.attacks.engine.optimisers import Variables
+from benchmark.attacks.engine.base import Variables
 from benchmark.attacks.parts.words import searched_shape
 from benchmark.runtime.randomness import generator
 
@@ -30,22 +30,6 @@ class Normal:
 
     def __call__(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
         return torch.randn(shape, generator=rng)
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """Independent and uniform between -1 and 1."""
-
-    def __call__(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
-        return 2 * torch.rand(shape, generator=rng) - 1
-
-
-@dataclass(frozen=True)
-class Zeros:
-    """The data set's mean everywhere; fresh starts are no different."""
-
-    def __call__(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
-        return torch.zeros(shape)
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,7 @@ NEAR = 0.1
 
 
 class Starts:
-    """The starts of all trials: each depends on its victim's seed, its restart and its attempt.
+    """Where every trial starts: it depends on its victim's seed, its restart and its attempt.
 
     ``begin`` has, per victim, variables at which its first restart begins instead, or None;
     ``centres`` a vector that a text's starts lie around.
@@ -80,7 +64,6 @@ class Starts:
         self,
         evidence: Evidence,
         seeds: Sequence[int],
-        restarts: int,
         joint_labels: bool,
         first: Start,
         begin: Sequence[Variables | None] | None = None,
@@ -93,44 +76,23 @@ class Starts:
         self.images = (setting.images, *searched_shape(evidence))
         self.logits = (setting.images, setting.classes) if joint_labels else None
         self.hidden = dict(evidence.hidden)
-        self.trials = [(seed, restart) for seed in seeds for restart in range(restarts)]
+        self.seeds = list(seeds)
 
-    def draw(
-        self,
-        attempt: int,
-        rows: Sequence[int] | None = None,
-        chunk: slice = slice(None),
-        place: torch.device | None = None,
-    ) -> Variables:
-        """Variables [rows, ...] of some trials of a chunk (None: all of them); attempt 0 comes
-        before any restart.
+    def one(self, victim: int, restart: int, attempt: int) -> Variables:
+        """Variables of one trial; attempt 0 comes before any failure.
 
-        Drawn on the processor and moved to ``place``, so that all devices begin alike.
+        Drawn on the processor, so that all devices begin alike.
         """
-        numbers: Sequence[int] = range(len(self.trials))[chunk]
-        if rows is not None:
-            numbers = [numbers[row] for row in rows]
-        drawn = [self._begun(number, attempt) or self._one(number, attempt) for number in numbers]
-        return {name: torch.stack([one[name] for one in drawn]).to(place) for name in drawn[0]}
-
-    def _begun(self, number: int, attempt: int) -> Variables | None:
-        """Where the first restart of a victim was told to begin."""
-        if self.begin is None or attempt or self.trials[number][1]:
-            return None
-        return self.begin[self._victim(number)]
-
-    def _victim(self, number: int) -> int:
-        """Whose trial that is: restarts of a victim stand together, of all as many."""
-        restarts = self.trials[-1][1] + 1
-        return number // restarts
-
-    def _one(self, number: int, attempt: int) -> Variables:
-        seed, restart = self.trials[number]
+        if self.begin is not None and not attempt and not restart:
+            begun = self.begin[victim]
+            if begun is not None:
+                return begun
+        seed = self.seeds[victim]
         # Images come from a stream of their own, so that every evidence begins at the same ones.
         rng = generator("attack start", seed, restart, attempt, "images")
         start = {"images": self.first(self.images, rng)}
         if self.centres is not None:
-            start["images"] = self.centres[self._victim(number)] + NEAR * start["images"]
+            start["images"] = self.centres[victim] + NEAR * start["images"]
         rng = generator("attack start", seed, restart, attempt, "labels")
         if self.logits is not None:
             start["logits"] = torch.randn(self.logits, generator=rng)
