@@ -8,7 +8,7 @@ Guesses are paired with truths once (:func:`match`), and every measure uses that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,27 +20,6 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SMALL_WINDOW = 7
 _MSE_AT_CAP = 10 ** (-PSNR_CAP / 10)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Measures of n images, each an array [n] (float64).
-
-    Attributes:
-        mse: mean squared error of pixels, in [0, 1].
-        psnr: 10 log10(1 / mse), at most :data:`PSNR_CAP`, in dB.
-        ssim: structural similarity, in [-1, 1].
-    """
-
-    mse: np.ndarray
-    psnr: np.ndarray
-    ssim: np.ndarray
-
-
-def score(guesses: Any, truths: Any) -> Scores:
-    """All measures of guesses that are already paired with truths."""
-    error = mse(guesses, truths)
-    return Scores(error, to_psnr(error), ssim(guesses, truths))
 
 
 def pixels(images: Any) -> np.ndarray:
@@ -135,7 +114,7 @@ def identify(
     """Whether each guess is nearer to its truth than to held-out images of the same class.
 
     Args:
-        guesses: [n, C, H, W], paired with ``truths``.
+        guesses: [n, C, H, W] paired with ``truths``, or [k, n, C, H, W] by several attacks.
         truths: the private images.
         labels: true classes [n].
         candidates: held-out images [m, C, H, W] (auxiliary, test), none of them a victim.
@@ -145,26 +124,32 @@ def identify(
         seed: of that draw.
 
     Returns:
-        bool [n], strictly nearest by squared error; and int64 [n], how many images the truth was
-        one of, itself included (chance is its inverse). One without others of its class
+        bool [n] or [k, n], strictly nearest by squared error; and int64 [n], how many images the
+        truth was one of, itself included (chance is its inverse). One without others of its class
         is not identified.
     """
-    ours, theirs = _pair(guesses, truths)
-    pool, classes = pixels(candidates), np.asarray(candidate_labels)
-    own = np.asarray(labels)
-    to_truth = np.square(ours - theirs).sum(axis=(1, 2, 3))
-    nearest = np.zeros(len(ours), dtype=bool)
-    among = np.ones(len(ours), dtype=np.int64)
-    members = {label: np.flatnonzero(classes == label) for label in np.unique(own)}
-    for index, label in enumerate(own):
+    ours, theirs, pool = pixels(guesses), pixels(truths), pixels(candidates)
+    nearest = np.zeros(ours.shape[:-3], dtype=bool)
+    among = np.ones(len(theirs), dtype=np.int64)
+    for index, others in enumerate(rivals(labels, candidate_labels, count, seed)):
+        among[index] += len(others)
+        if len(others):
+            own = ours[..., index, :, :, :].reshape(-1, theirs[0].size)
+            to_truth = distances(own, theirs[index : index + 1])[:, 0]
+            nearest[..., index] = to_truth < distances(own, pool[others]).min(axis=1)
+    return nearest, among
+
+
+def rivals(labels: Any, candidate_labels: Any, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Of each example, which ``count - 1`` candidates of its class it is told apart from."""
+    classes = np.asarray(candidate_labels)
+    members = {label: np.flatnonzero(classes == label) for label in np.unique(np.asarray(labels))}
+    for index, label in enumerate(np.asarray(labels)):
         others = members[label]
         if len(others) >= count:
             rng = np.random.default_rng([seed, index])
             others = rng.choice(others, count - 1, replace=False)
-        among[index] += len(others)
-        gaps = np.square(pool[others] - ours[index]).sum(axis=(1, 2, 3))
-        nearest[index] = bool(len(gaps) and to_truth[index] < gaps.min())
-    return nearest, among
+        yield others
 
 
 def label_accuracy(guessed: Any, truths: Any) -> float:

@@ -78,8 +78,8 @@ def test_cells_hold_words_of_the_vocabulary_and_numbers(first, results, scenario
     computed = cells[cells["status"] == "ok"]
     assert len(computed) and (computed["verdict"] != "").all()
     assert (cells[cells["status"] != "ok"]["reason"] != "").all()
-    numbers = ["n", "success_rate", "success_lo", "success_hi", "psnr_mean", "psnr_median",
-               "psnr_q90", "ssim_mean", "mse_mean", "floor_psnr", "observations", "unknowns",
+    numbers = ["n", "success_rate", "success_rate_lo", "success_rate_hi", "psnr_mean", "psnr_median",
+               "psnr_q90", "ssim_mean", "mse_mean", "baseline_psnr", "observations", "unknowns",
                "evaluations", "loss_truth_max", "chunk", "seconds"]  # fmt: skip
     for name in numbers:
         assert pd.api.types.is_numeric_dtype(computed[name]), name
@@ -87,8 +87,8 @@ def test_cells_hold_words_of_the_vocabulary_and_numbers(first, results, scenario
     victims = first.board.params["scenarios"][scenario]["observation"]["victims"]
     images = first.board.params["scenarios"][scenario]["federation"].get("local_steps", 1)
     assert set(computed["n"]) <= {victims, victims * images}
-    assert (computed["success_lo"] <= computed["success_rate"]).all()
-    assert (computed["success_rate"] <= computed["success_hi"]).all()
+    assert (computed["success_rate_lo"] <= computed["success_rate"]).all()
+    assert (computed["success_rate"] <= computed["success_rate_hi"]).all()
     assert computed["psnr_median"].between(0, 60).all()
     undefended = computed[(computed["defense"] == "none") & (computed["evidence"] == "oblivious")]
     assert (undefended["loss_truth_max"] < 1e-6).all()

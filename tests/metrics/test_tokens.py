@@ -83,6 +83,6 @@ def test_every_judge_fills_columns_of_the_schema() -> None:
         {**EMPTY, **{n: v[i] for n, v in scores.items()}, judge.floor: 0.5} for i in range(2)
     ]  # fmt: skip
     assert set(EMPTY) <= set(VICTIMS) and set(judge.summary(rows)) <= set(CELLS)
-    assert judge.summary(rows)["floor_tokens"] == 0.5
+    assert judge.summary(rows)["baseline_exact_tokens"] == 0.5
     pictures = Images().score(np.zeros((1, 1, 7, 7)), np.zeros((1, 1, 7, 7)))
-    assert {*pictures, *scores, "floor_psnr", "floor_tokens"} == set(EMPTY)
+    assert {*pictures, *scores, "baseline_psnr", "baseline_exact_tokens"} == set(EMPTY)

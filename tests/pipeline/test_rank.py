@@ -62,8 +62,8 @@ class Tables:
                     self.victims.append(
                         {**key, "knowledge": knowledge, "seed": seed, "victim": victim,
                          "image": image, "success": int(won), "psnr": 40.0 if won else psnr,
-                         "verdict": "ok" if won else verdict, "floor_psnr": 9.0,
-                         "floor_success": floor, "accurate": accurate, "threat": threat,
+                         "verdict": "ok" if won else verdict, "baseline_psnr": 9.0,
+                         "baseline_success": floor, "accurate": accurate, "threat": threat,
                          "selected": int(selected), "exact_tokens": None}
                     )  # fmt: skip
         return self
@@ -134,8 +134,8 @@ def test_the_worst_case_is_counted_per_example_over_all_attacks() -> None:
     row = tables.ranks()["x"]
     assert row["recovered"] == 1.0 and row["n"] == row["n_victims"] == 24
     assert (row["strongest_attack"], row["strongest_evidence"]) == ("ig", "sent")
-    assert row["selected_success"] == pytest.approx(6 / 12)
-    assert row["floor_success"] == 0.25, "the same maximum over guesses without the message"
+    assert row["own_pick"] == pytest.approx(6 / 12)
+    assert row["baseline_success"] == 0.25, "the same maximum over guesses without the message"
     assert row["psnr_median"] == 40.0
 
 
@@ -207,10 +207,10 @@ def test_an_attack_that_learned_is_another_threat() -> None:
     alone = tables.ranks()["x"]
     tables.cell("x", 1.0, attack="lti", threat="auxiliary", selected=False)
     row = tables.ranks()["x"]
-    assert row["learned_success"] == 1.0 and row["learned_attack"] == "lti"
+    assert row["extra_data"] == 1.0 and row["extra_data_attack"] == "lti"
     assert row["recovered"] == alone["recovered"] == 0.0
     assert place(row) == place(alone)
-    assert alone["learned_success"] is None and alone["learned_attack"] == ""
+    assert alone["extra_data"] is None and alone["extra_data_attack"] == ""
     blind = Tables().cell("none").cell("x", 0.0, attack="lti", threat="auxiliary")
     assert "no-adaptive" in flags(blind.ranks()["x"])
 

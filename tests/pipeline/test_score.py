@@ -81,7 +81,7 @@ def test_the_truth_as_guess_is_recovered(small: board.Board) -> None:
     assert cell["ssim_mean"] == pytest.approx(1, abs=1e-6)
     assert cell["identification_rate"] == 1.0
     assert cell["loss_truth_max"] < 1e-6 and cell["loss_guess_median"] < 1e-6
-    assert cell["success_lo"] < 0.7 and cell["success_hi"] == 1.0
+    assert cell["success_rate_lo"] < 0.7 and cell["success_rate_hi"] == 1.0
     assert all(v["success"] == 1 and v["verdict"] == "ok" for v in victims)
 
 
@@ -109,8 +109,8 @@ def test_a_cell_says_what_its_images_say(small: board.Board) -> None:
         "psnr_max": psnr.max(),
         "mse_mean": mse.mean(),
         "ssim_mean": np.mean([v["ssim"] for v in victims]),
-        "floor_psnr": np.median([v["floor_psnr"] for v in victims]),
-        "floor_success_rate": np.mean([v["floor_psnr"] > tau for v in victims]),
+        "baseline_psnr": np.median([v["baseline_psnr"] for v in victims]),
+        "baseline_success_rate": np.mean([v["baseline_psnr"] > tau for v in victims]),
         "identification_rate": np.mean([v["identified"] for v in victims]),
         "loss_guess_median": np.median([v["loss_guess"] for v in victims]),
         "loss_truth_max": max(v["loss_truth"] for v in victims),
@@ -120,13 +120,13 @@ def test_a_cell_says_what_its_images_say(small: board.Board) -> None:
     }
     for name, value in expected.items():
         assert cell[name] == pytest.approx(float(value), rel=1e-5), name
-    assert cell["success_lo"] <= 0.5 <= cell["success_hi"]
+    assert cell["success_rate_lo"] <= 0.5 <= cell["success_rate_hi"]
     assert cell["verdict"] == "optimiser-failed", "the truth would have explained more"
     public = read_public(small.artifacts / "public")
     floors = without_attack(images.flatten(0, 1), labels.flatten(), public.images, public.labels)
     for row, floor in zip(victims, floors, strict=True):
-        assert row["floor_psnr"] >= floor - 1e-9
-        assert row["floor_success"] == int(row["floor_psnr"] > tau)
+        assert row["baseline_psnr"] >= floor - 1e-9
+        assert row["baseline_success"] == int(row["baseline_psnr"] > tau)
 
 
 def test_nothing_that_an_attack_says_of_itself_counts(small: board.Board) -> None:
@@ -257,11 +257,11 @@ def test_another_victims_guess_is_the_floor(small: board.Board) -> None:
     assert int((labels[0] == labels[1]).all()), "victims come in pairs of a label"
     (cell,), victims = scored(small, "none", images[[1, 0, 3, 2]])
     for row, guess, true in zip(victims, images, images[[1, 0, 3, 2]], strict=True):
-        assert row["floor_psnr"] == 60.0, "the other's guess happens to be this truth"
+        assert row["baseline_psnr"] == 60.0, "the other's guess happens to be this truth"
         assert row["psnr"] == pytest.approx(
             float(-10 * torch.log10(((guess - true).double() ** 2).mean())), rel=1e-5
         )
-    assert cell["floor_success_rate"] == 1.0 and cell["success_rate"] == 0.0
+    assert cell["baseline_success_rate"] == 1.0 and cell["success_rate"] == 0.0
 
 
 def test_every_evidence_is_audited_at_its_own_truth(small: board.Board) -> None:

@@ -24,7 +24,7 @@ from benchmark.results.columns import (
 TEXT = {"scenario", "defense", "point", "checkpoint", "attack", "evidence", "knowledge", "labels",
         "status", "reason", "verdict", "strategy", "commit", "machine", "flags", "adversary",
         "privacy_unit", "threat", "settings", "strongest_attack", "strongest_evidence",
-        "learned_attack", "learned_evidence"}  # fmt: skip
+        "extra_data_attack", "extra_data_evidence"}  # fmt: skip
 WORDS = {"status": "ok", "knowledge": "adaptive", "verdict": "ok", "point": "0.10", "reason": "",
          "settings": "board"}  # fmt: skip
 OTHER = {"settings": "published"}
