@@ -16,9 +16,9 @@ from benchmark.pipeline.attack import (
     refuse_failed,
     saturation,
 )
-from benchmark.results.columns import write_json
 from benchmark.runtime import environment
 from benchmark.runtime.entries import adopt, measured, place, plan_line
+from benchmark.runtime.files import write_json
 from benchmark.runtime.parallel import Failure, choose, run
 from benchmark.runtime.paths import artifact
 from benchmark.runtime.session import fresh_folder, locked, main, say

@@ -98,6 +98,8 @@ class Evidence:
             returns what the terms' values would be. None where nobody wrote one.
         linear: weight and bias gradients of linear layers, for closed forms.
         noisy: whether known noise is all that keeps the truth from explaining the terms.
+        exact: whether that noise is the defense's own, not a mean over draws or an estimate; only
+            then may exhausting it be credited to the defense.
         cost: gradients of the victim model that one prediction takes, every local step and every
             draw of an expectation counted, so that budgets can be equal.
         labels: ``given`` by the setting, ``unknown`` (the attack infers or optimises them), or
@@ -116,6 +118,7 @@ class Evidence:
     simulate: Simulate | None = None
     linear: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     noisy: bool = False
+    exact: bool = True
     cost: int = 1
     labels: Literal["given", "unknown", "eliminated"] = "unknown"
     given: Tensor | None = None

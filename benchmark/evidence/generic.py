@@ -334,6 +334,7 @@ def _rehearsed(transcript: Transcript, evidence: Evidence) -> Evidence | None:
         data={**evidence.data, "streams": streams},
         cost=evidence.cost + len(streams) * transcript.setting.local_steps,
         noisy=random,
+        exact=not random,
     )
 
 

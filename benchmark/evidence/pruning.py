@@ -36,7 +36,9 @@ def window(transcript: Transcript) -> Evidence | None:
     if term is None:
         return None
     # a simulated client would be one that has held nothing back
-    return reread(transcript, "window", terms={"update": term}, noisy=True, simulate=None)
+    return reread(
+        transcript, "window", terms={"update": term}, noisy=True, exact=False, simulate=None
+    )
 
 
 @reads("pruning")
@@ -45,7 +47,8 @@ def sent_rows(transcript: Transcript) -> Evidence | None:
     term = weighed(transcript)
     if term is None:
         return linear.sent_rows(transcript)
-    return linear.explain_rows(transcript, term, noisy=True)
+    evidence = linear.explain_rows(transcript, term, noisy=True)
+    return evidence and replace(evidence, exact=False)
 
 
 @reads("pruning")

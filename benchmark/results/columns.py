@@ -105,7 +105,12 @@ _DB: dict[str, Any] = {"unit": "dB", "low": 0, "high": 60, "form": "decibel"}
 _SIZE: dict[str, Any] = {"unit": "bytes", "low": 1, "form": "bytes_"}
 _LEAK: dict[str, Any] = {"better": "lower", "group": "Leakage", "page": "ranking"}
 _COST: dict[str, Any] = {"better": "lower", "group": "Cost", "page": "ranking"}
-_ACCURACY: dict[str, Any] = {"better": "higher", "group": "Accuracy", "page": "ranking", "form": "accuracy"}
+_ACCURACY: dict[str, Any] = {
+    "better": "higher",
+    "group": "Accuracy",
+    "page": "ranking",
+    "form": "accuracy",
+}
 
 COLUMNS: tuple[Column, ...] = (
     Column("name", "scenario", _RUNS, "Scenario"),

@@ -162,7 +162,9 @@ def test_ranks_stand_at_the_headline_alone_and_it_comes_first(
     assert [(r.checkpoint, r.headline) for r in rankings(toy)] == [("early", True), ("init", False)]
     text = " ".join(" ".join(page.text).split())
     assert "Intervals only, no ranks: at init" in text
-    assert text.count("another training may move them") == 4 + 2  # scenarios, the rule and the metric
+    assert (
+        text.count("another training may move them") == 4 + 2
+    )  # scenarios, the rule and the metric
     markdown = (board["tables"] / "toy.md").read_text()
     assert markdown.index("## early") < markdown.index("## init")
     assert markdown.count("Intervals only, no ranks") == 1

@@ -31,7 +31,11 @@ def test_equal_factors_of_budget_are_equally_far_apart() -> None:
 def test_nothing_stands_on_the_ground_and_everything_on_top() -> None:
     found = dots(steps(table((10, 1.0), (1, 0.0), (3, 0.5)), ROW))
     assert [y for _, y, _ in found] == pytest.approx([BOTTOM, (BOTTOM + TOP) / 2, TOP])
-    assert [step["budget"] for _, _, step in found] == [1, 3, 10]  # whatever their order in the file
+    assert [step["budget"] for _, _, step in found] == [
+        1,
+        3,
+        10,
+    ]  # in any order
 
 
 def test_one_budget_is_a_point_and_none_is_nothing() -> None:

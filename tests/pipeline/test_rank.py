@@ -14,7 +14,8 @@ from scipy import stats as scipy_stats
 from benchmark.config.schema import load_params
 from benchmark.pipeline.rank import Facts, rank
 from benchmark.results.catalog import catalog
-from benchmark.results.columns import RANKING, SATURATION, TRAINING, write_table
+from benchmark.results.columns import names
+from benchmark.results.io import write_table
 
 SEEDS = (0, 1)
 EACH = 12  # victims per seed
@@ -64,7 +65,7 @@ class Tables:
                          "image": image, "success": int(won), "psnr": 40.0 if won else psnr,
                          "verdict": "ok" if won else verdict, "baseline_psnr": 9.0,
                          "baseline_success": floor, "accurate": accurate, "threat": threat,
-                         "selected": int(selected), "exact_tokens": None}
+                         "picked": int(selected), "exact_tokens": None}
                     )  # fmt: skip
         return self
 
@@ -103,8 +104,8 @@ class Tables:
                 trained.add((cell["defense"], cell["point"]))
         return rank(
             pd.DataFrame(self.cells), pd.DataFrame(self.victims),
-            pd.DataFrame(self.training, columns=[*TRAINING]),
-            pd.DataFrame(self.saturation, columns=[*SATURATION]), replace(FACTS, **facts),
+            pd.DataFrame(self.training, columns=[*names("training.csv")]),
+            pd.DataFrame(self.saturation, columns=[*names("saturation.csv")]), replace(FACTS, **facts),
         )  # fmt: skip
 
     def ranks(self, **facts: Any) -> dict[Any, dict[str, Any]]:
@@ -495,7 +496,7 @@ def test_every_row_fits_the_schema(tmp_path: Path) -> None:
     tables = Tables().cell("none").cell("gone", status="failed").cell("x", 0.0)
     tables.cell("blind", 0.0, evidence="oblivious")
     write_table(tmp_path / "ranking.csv", tables.ranks().values())
-    assert set(tables.ranks()["x"]) == set(RANKING)
+    assert set(tables.ranks()["x"]) == set(names("ranking.csv"))
 
 
 def test_the_catalog_has_all_that_ranks_depend_on() -> None:

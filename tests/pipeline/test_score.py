@@ -17,8 +17,9 @@ from benchmark.data.preparation import read_public, read_training
 from benchmark.metrics.baseline import without_attack
 from benchmark.pipeline.attack import attack_transcripts
 from benchmark.pipeline.observe import read_truth
-from benchmark.pipeline.score import _curve, score_sheet, threshold
-from benchmark.results.columns import CELL_KEY, CELLS, SATURATION, VICTIMS, read_table, write_table
+from benchmark.pipeline.score import curve, score_point, threshold
+from benchmark.results.columns import key, names
+from benchmark.results.io import read_table, write_table
 from tests import board
 
 Rows = list[dict[str, Any]]
@@ -49,11 +50,11 @@ def scored(
     if guesses is not None:
         cells = cells[:1]
         rewrite(small, cells[0], without, images=guesses, **tensors)
-    sheet = small.sheet(defense, cells, iterations=3)
+    sheet = small.scoring(defense, cells, iterations=3)
     sheet = type(sheet)(**{**vars(sheet), "key": small.key(defense, size=size),
                            "transcripts": small.file("transcripts", defense, size=size),
                            "truth": small.file("truth", defense, size=size)})  # fmt: skip
-    cells, victims, _ = score_sheet(sheet)
+    cells, victims, _ = score_point([sheet])[0]
     return cells, victims
 
 
@@ -61,7 +62,7 @@ def rewrite(
     small: board.Board, cell: dict[str, Any], without: tuple[str, ...] = (), **tensors: torch.Tensor
 ) -> None:
     """Other tensors in a cell's file, or none."""
-    path = small.sheet(cell["defense"], []).guesses / cell["file"]
+    path = small.scoring(cell["defense"], []).guesses / cell["file"]
     kept = {name: tensor for name, tensor in load_file(path).items() if name not in without}
     path.unlink()  # it may be a link into the store
     save_file({**kept, **{name: tensor.contiguous() for name, tensor in tensors.items()}}, path)
@@ -93,7 +94,7 @@ def test_a_cell_says_what_its_images_say(small: board.Board) -> None:
     (cell,), victims = scored(small, "none", guesses)
     mse = ((guesses.double() - images.double()) ** 2).mean((1, 2, 3, 4)).numpy()
     psnr = np.minimum(60.0, -10 * np.log10(np.maximum(mse, 1e-300)))
-    tau = small.sheet("none", []).tau
+    tau = small.scoring("none", []).tau
     success = psnr > tau
     assert success.tolist() == [True, True, False, False]
     assert [v["psnr"] for v in victims] == pytest.approx(psnr.tolist(), rel=1e-5)
@@ -194,14 +195,14 @@ def test_an_attackers_pick_is_of_the_boards_settings(small: board.Board) -> None
     """Guesses at published settings are scored at them, and never the attacker's own pick."""
     board_cell, *_ = small.attacked("none", iterations=3)
     published = {**board_cell, "settings": "published"}
-    sheet = small.sheet("none", [board_cell, published], iterations=3)
-    cells, victims, _ = score_sheet(sheet)
+    sheet = small.scoring("none", [board_cell, published], iterations=3)
+    cells, victims, _ = score_point([sheet])[0]
     assert [c["settings"] for c in cells] == ["board", "published"]
-    picked = {v["settings"]: v["selected"] for v in victims}
+    picked = {v["settings"]: v["picked"] for v in victims}
     assert picked == {"board": 1, "published": 0} and len(victims) == 8
     odd = replace(sheet, cells=[published], attacks={"ig": {"nonesuch": 1}})
-    _, victims, _ = score_sheet(odd)
-    assert len(victims) == 4 and not any(v["selected"] for v in victims)
+    _, victims, _ = score_point([odd])[0]
+    assert len(victims) == 4 and not any(v["picked"] for v in victims)
 
 
 def saturated(small: board.Board, **tensors: torch.Tensor) -> tuple[Rows, Rows]:
@@ -216,10 +217,10 @@ def saturated(small: board.Board, **tensors: torch.Tensor) -> tuple[Rows, Rows]:
     )  # fmt: skip
     (larger,) = small.kept(attack_transcripts(more))
     rewrite(small, cells[0], evaluations=torch.tensor([10, 20, 1000, 1000]))
-    standard = load_file(small.sheet("none", []).guesses / cells[0]["file"])
+    standard = load_file(small.scoring("none", []).guesses / cells[0]["file"])
     rewrite(small, larger, **{name: tensor[:2] for name, tensor in standard.items()} | tensors)
-    sheet = replace(small.sheet("none", cells), saturation=[larger], attacks={"auto": fields})
-    _, victims, rows = score_sheet(sheet)
+    sheet = replace(small.scoring("none", cells), saturation=[larger], attacks={"auto": fields})
+    _, victims, rows = score_point([sheet])[0]
     return victims, rows
 
 
@@ -235,7 +236,7 @@ def test_all_budgets_have_one_judge_and_the_same_victims(small: board.Board) -> 
     assert once["loss_median"] == pytest.approx(np.median([v["loss_guess"] for v in first]))
     for name in ("success_rate", "psnr_median", "loss_median"):
         assert once[name] == pytest.approx(thrice[name], rel=1e-6), name
-    assert once["exact_tokens"] is None and set(once) == set(SATURATION) == set(thrice)
+    assert once["exact_tokens"] is None and set(once) == set(names("saturation.csv")) == set(thrice)
 
 
 def test_larger_budgets_on_sentences_are_measured_in_words() -> None:
@@ -244,8 +245,8 @@ def test_larger_budgets_on_sentences_are_measured_in_words() -> None:
         {"psnr": None, "exact_tokens": share, "success": won, "loss_guess": 0.5}
         for share, won in ((1.0, 1), (0.5, 0), (0.0, 0))
     ]
-    curve = _curve(images, torch.tensor([7, 8, 9]))
-    assert curve == {
+    found = curve(images, torch.tensor([7, 8, 9]))
+    assert found == {
         "n": 3, "success_rate": pytest.approx(1 / 3), "psnr_median": None, "exact_tokens": 0.5,
         "loss_median": 0.5, "evaluations": 8.0,
     }  # fmt: skip
@@ -280,9 +281,9 @@ def test_tables_hold_every_cell_and_image_once(small: board.Board, tmp_path: Pat
         own, images = scored(small, name)
         cells += own
         victims += images
-    assert all(set(row) == set(CELLS) for row in cells)
-    assert all(set(row) == set(VICTIMS) for row in victims)
-    keys = [tuple(row[k] for k in CELL_KEY) for row in cells]
+    assert all(set(row) == set(names("cells.csv")) for row in cells)
+    assert all(set(row) == set(names("victims.csv")) for row in victims)
+    keys = [tuple(row[k] for k in key("cells.csv")) for row in cells]
     assert len(set(keys)) == len(keys)
     write_table(tmp_path / "cells.csv", cells)
     write_table(tmp_path / "victims.csv", victims)
@@ -298,8 +299,8 @@ def test_a_cell_without_guesses_is_a_row_without_numbers(small: board.Board, sta
     (record, *_) = attack_transcripts(small.task("none", iterations=3))
     del record["cell"]
     record |= {"status": status, "reason": "because", "file": "nowhere.safetensors"}
-    (cell,), victims, _ = score_sheet(small.sheet("none", [record], iterations=3))
-    assert victims == [] and set(cell) == set(CELLS)
+    (cell,), victims, _ = score_point([small.scoring("none", [record], iterations=3)])[0]
+    assert victims == [] and set(cell) == set(names("cells.csv"))
     assert (cell["status"], cell["reason"], cell["n"]) == (status, "because", 0)
     assert cell["psnr_median"] is None and not cell["verdict"]
 

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from benchmark.config.schema import load_params
 from benchmark.data.text import LENGTH
 from benchmark.pipeline.rank import Facts, rank
-from benchmark.results.columns import read_table, write_table
+from benchmark.results.io import read_table, write_table
 from benchmark.runtime.paths import artifact
 
 ROOT = Path(__file__).resolve().parents[2]
