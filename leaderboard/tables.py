@@ -48,26 +48,26 @@ def write_tables(scenarios: Sequence[Scenario], folder: Path) -> None:
     for scenario in scenarios:
         fragment = latex(scenario)
         texts = {
-            f"{scenario.name}.tex": _DOCUMENT % fragment,
-            f"{scenario.name}-table.tex": fragment,
+            f"{scenario.name}.tex": _lost(scenario) + _DOCUMENT % fragment,
+            f"{scenario.name}-table.tex": _lost(scenario) + fragment,
             f"{scenario.name}.md": markdown(scenario),
             f"{scenario.name}.csv": _csv(scenario),
         }
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8", newline="")
+        for name, content in texts.items():
+            (folder / name).write_text(content, encoding="utf-8", newline="")
 
 
 def _csv(scenario: Scenario) -> str:
     table = frame(scenario)
     for name in table.select_dtypes(["object", "string"]):
-        table[name] = table[name].map(field)
+        table[name] = [field(value) if isinstance(value, str) else value for value in table[name]]
     return table.to_csv(index=False, lineterminator="\n")
 
 
-def escape(text: str) -> str:
-    """``text`` for pdflatex: special characters escaped, foreign ones spelt in ASCII."""
+def escape(words: str) -> str:
+    """``words`` for pdflatex: special characters escaped, foreign ones spelt in ASCII."""
     out = []
-    for character in unicodedata.normalize("NFC", str(text)):
+    for character in unicodedata.normalize("NFC", words):
         if character in _LATEX:
             out.append(_LATEX[character])
         elif character.isspace():
@@ -78,6 +78,23 @@ def escape(text: str) -> str:
             plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
             out.append("".join(_LATEX.get(letter, letter) for letter in plain) or "?")
     return "".join(out)
+
+
+def _lost(scenario: Scenario) -> str:
+    """A comment that names the letters that stand as question marks; empty where there are none."""
+    letters = {
+        letter
+        for ranking in rankings(scenario)
+        for said in (
+            _caption(scenario, ranking),
+            *(text(column, entry) for entry in ranking.entries for column in printed(ranking)),
+        )
+        for letter in said
+    }
+    lost = sorted(letter for letter in letters - {"?"} if escape(letter) == "?")
+    if not lost:
+        return ""
+    return f"% LaTeX's standard font lacks these letters, which stand as ?: {''.join(lost)}\n"
 
 
 def _accented(character: str) -> bool:
@@ -185,8 +202,8 @@ def _caption(scenario: Scenario, ranking: Ranking) -> str:
     )
 
 
-def _pipe(text: str) -> str:
+def _pipe(words: str) -> str:
     """Text inside a Markdown table: what would end the cell or open markup is escaped."""
     for character in "\\|`*_<>[]":
-        text = text.replace(character, "\\" + character)
-    return " ".join(text.split())
+        words = words.replace(character, "\\" + character)
+    return " ".join(words.split())

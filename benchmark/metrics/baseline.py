@@ -14,9 +14,6 @@ import numpy as np
 
 from benchmark.metrics.images import distances, match, pixels, psnr, to_psnr
 
-TAU_MINIMUM = 20.0
-TAU_QUANTILE = 0.99
-
 
 def class_mean(truths: Any, labels: Any, auxiliary: Any, auxiliary_labels: Any) -> np.ndarray:
     """PSNR [n] of guessing the mean auxiliary image of the right class.
@@ -87,22 +84,6 @@ def swapped(
     scores = measure(np.concatenate(taken), np.concatenate(against)).reshape(values.shape)
     shared = np.stack([np.isin(own, labels[d]) for own, d in zip(labels, donors, strict=True)])
     return np.where(shared, scores, values)
-
-
-def tau(
-    images: Any, labels: Any, auxiliary: Any, auxiliary_labels: Any, *,
-    minimum: float = TAU_MINIMUM, quantile: float = TAU_QUANTILE,
-) -> float:  # fmt: skip
-    """The PSNR in dB above which a private image counts as recovered, one per data set.
-
-    Args:
-        images, labels: held-out images that stand for victims (not the victims themselves).
-        auxiliary, auxiliary_labels: what guesses without an attack are made from.
-        minimum: tau is never below this.
-        quantile: of the best guesses without an attack.
-    """
-    guessed = without_attack(images, labels, auxiliary, auxiliary_labels)
-    return max(minimum, float(np.quantile(guessed, quantile)))
 
 
 def _overlap(left: np.ndarray, right: np.ndarray) -> int:

@@ -92,7 +92,7 @@ def identify(
     guesses: Any, truths: Any, labels: Any, candidates: Any, candidate_labels: Any, *,
     count: int = 100, seed: int = 0,
 ) -> np.ndarray:  # fmt: skip
-    """bool [n] or [k, n]: whether each guess has more words in common with its truth than with others.
+    """bool [n] or [k, n]: whether a guess has more words in common with its truth than with others.
 
     Arguments as of :func:`benchmark.metrics.images.identify`.
     """

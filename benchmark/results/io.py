@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What names of scenarios, defenses, points and files are made of."""
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf", re.ASCII)
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 """What a spreadsheet takes for the beginning of a formula."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
@@ -59,8 +59,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def field(value: Any) -> Any:
-    """One CSV field: nothing for None and NaN, every digit of a float; text that a spreadsheet would
-    compute begins with an apostrophe, and what cannot be printed is a question mark."""
+    """One CSV field: nothing for None and NaN, every digit of a float; an apostrophe before text
+    that a spreadsheet would compute, and a question mark for what cannot be printed."""
     if hasattr(value, "item"):  # numpy's scalars print their type, or as words
         value = value.item()
     if value is None or value != value:

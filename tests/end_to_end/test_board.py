@@ -71,8 +71,9 @@ def test_cells_hold_words_of_the_vocabulary_and_numbers(first, results, scenario
     computed = cells[cells["status"] == "ok"]
     assert len(computed) and (computed["verdict"] != "").all()
     assert (cells[cells["status"] != "ok"]["reason"] != "").all()
-    numbers = ["n", "success_rate", "success_rate_lo", "success_rate_hi", "psnr_mean", "psnr_median",
-               "psnr_q90", "ssim_mean", "mse_mean", "baseline_psnr", "observations", "unknowns",
+    numbers = ["n", "success_rate", "success_rate_lo", "success_rate_hi", "psnr_mean",
+               "psnr_median", "psnr_q90", "ssim_mean", "mse_mean", "baseline_psnr",
+               "observations", "unknowns",
                "evaluations", "loss_truth_max", "chunk", "seconds"]  # fmt: skip
     for name in numbers:
         assert pd.api.types.is_numeric_dtype(computed[name]), name

@@ -16,7 +16,7 @@ from benchmark.evidence.shared_layers import upstream_of
 from benchmark.federated.client import Client
 from benchmark.federated.simulation import start
 from benchmark.federated.update import Update
-from benchmark.metrics.images import match, psnr
+from benchmark.metrics import images
 from tests import tiny
 from tests.evidence.truth import error, losses, read
 from tests.tiny import Victim
@@ -27,7 +27,8 @@ def psnr(victims: list[Victim], guesses: list[Tensor]) -> float:
     found = []
     for victim, guess in zip(victims, guesses, strict=True):
         true = victim.truth["pixels"].numpy()
-        found += list(psnr(guess.numpy()[match(guess.numpy(), true)], true))
+        order = images.match(guess.numpy(), true)
+        found += list(images.psnr(guess.numpy()[order], true))
     return float(torch.tensor(found).median())
 
 

@@ -105,7 +105,8 @@ class Tables:
         return rank(
             pd.DataFrame(self.cells), pd.DataFrame(self.victims),
             pd.DataFrame(self.training, columns=[*names("training.csv")]),
-            pd.DataFrame(self.saturation, columns=[*names("saturation.csv")]), replace(FACTS, **facts),
+            pd.DataFrame(self.saturation, columns=[*names("saturation.csv")]),
+            replace(FACTS, **facts),
         )  # fmt: skip
 
     def ranks(self, **facts: Any) -> dict[Any, dict[str, Any]]:
