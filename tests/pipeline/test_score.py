@@ -50,11 +50,11 @@ def scored(
     if guesses is not None:
         cells = cells[:1]
         rewrite(small, cells[0], without, images=guesses, **tensors)
-    sheet = small.scoring(defense, cells, iterations=3)
-    sheet = type(sheet)(**{**vars(sheet), "key": small.key(defense, size=size),
+    task = small.scoring(defense, cells, iterations=3)
+    task = type(task)(**{**vars(task), "key": small.key(defense, size=size),
                            "transcripts": small.file("transcripts", defense, size=size),
                            "truth": small.file("truth", defense, size=size)})  # fmt: skip
-    cells, victims, _ = score_point([sheet])[0]
+    cells, victims, _ = score_point([task])[0]
     return cells, victims
 
 
@@ -124,9 +124,9 @@ def test_a_cell_says_what_its_images_say(small: board.Board) -> None:
     assert cell["success_rate_lo"] <= 0.5 <= cell["success_rate_hi"]
     assert cell["verdict"] == "optimiser-failed", "the truth would have explained more"
     public = read_public(small.artifacts / "public")
-    floors = without_attack(images.flatten(0, 1), labels.flatten(), public.images, public.labels)
-    for row, floor in zip(victims, floors, strict=True):
-        assert row["baseline_psnr"] >= floor - 1e-9
+    baselines = without_attack(images.flatten(0, 1), labels.flatten(), public.images, public.labels)
+    for row, baseline in zip(victims, baselines, strict=True):
+        assert row["baseline_psnr"] >= baseline - 1e-9
         assert row["baseline_success"] == int(row["baseline_psnr"] > tau)
 
 
@@ -188,19 +188,21 @@ def test_closed_forms_miss_or_do_not_apply_image_by_image(
     assert [v["success"] for v in victims] == [1, 0, 0] * 4
     assert [v["verdict"] for v in victims] == ["ok", "missed", "not-applicable"] * 4
     assert cell["verdict"] == "missed" and cell["share_exhausted"] == 0.0
-    assert cell["share_failed"] == pytest.approx(2 / 3)
+    assert cell["share_failed"] == 0.0, "a closed form does not search"
+    for name in ("share_missed", "share_not_applicable", "share_ok"):
+        assert cell[name] == pytest.approx(1 / 3)
 
 
 def test_an_attackers_pick_is_of_the_boards_settings(small: board.Board) -> None:
     """Guesses at published settings are scored at them, and never the attacker's own pick."""
     board_cell, *_ = small.attacked("none", iterations=3)
     published = {**board_cell, "settings": "published"}
-    sheet = small.scoring("none", [board_cell, published], iterations=3)
-    cells, victims, _ = score_point([sheet])[0]
+    task = small.scoring("none", [board_cell, published], iterations=3)
+    cells, victims, _ = score_point([task])[0]
     assert [c["settings"] for c in cells] == ["board", "published"]
     picked = {v["settings"]: v["picked"] for v in victims}
     assert picked == {"board": 1, "published": 0} and len(victims) == 8
-    odd = replace(sheet, cells=[published], attacks={"ig": {"nonesuch": 1}})
+    odd = replace(task, cells=[published], attacks={"ig": {"nonesuch": 1}})
     _, victims, _ = score_point([odd])[0]
     assert len(victims) == 4 and not any(v["picked"] for v in victims)
 
@@ -219,8 +221,8 @@ def saturated(small: board.Board, **tensors: torch.Tensor) -> tuple[Rows, Rows]:
     rewrite(small, cells[0], evaluations=torch.tensor([10, 20, 1000, 1000]))
     standard = load_file(small.scoring("none", []).guesses / cells[0]["file"])
     rewrite(small, larger, **{name: tensor[:2] for name, tensor in standard.items()} | tensors)
-    sheet = replace(small.scoring("none", cells), saturation=[larger], attacks={"auto": fields})
-    _, victims, rows = score_point([sheet])[0]
+    task = replace(small.scoring("none", cells), saturation=[larger], attacks={"auto": fields})
+    _, victims, rows = score_point([task])[0]
     return victims, rows
 
 
@@ -252,7 +254,7 @@ def test_larger_budgets_on_sentences_are_measured_in_words() -> None:
     }  # fmt: skip
 
 
-def test_another_victims_guess_is_the_floor(small: board.Board) -> None:
+def test_another_victims_guess_is_the_baseline(small: board.Board) -> None:
     """What is scored against the truth of a victim that shares its label earns nothing."""
     images, labels = truth(small)
     assert int((labels[0] == labels[1]).all()), "victims come in pairs of a label"
@@ -311,3 +313,29 @@ def test_tau_is_what_guessing_does_not_reach(small: board.Board) -> None:
     best = without_attack(data.test_images, data.test_labels, known.images, known.labels)
     assert threshold(public, train, 3.0) == pytest.approx(float(np.quantile(best, 0.99)))
     assert threshold(public, train, 50.0) == 50.0
+
+
+def test_files_of_a_point_are_scored_together_as_they_are_alone(small: board.Board) -> None:
+    """One audit for all of them, and every row is that of its own file."""
+    tasks = []
+    for size in (1, 3):
+        cells = small.attacked("dgp", size=size, iterations=3)
+        task = small.scoring("dgp", cells, iterations=3)
+        files = {k: small.file(k, "dgp", size=size) for k in ("transcripts", "truth")}
+        tasks.append(replace(task, key=small.key("dgp", size=size), **files))
+    together = score_point([*tasks, tasks[0]])
+    for task, rows in zip((*tasks, tasks[0]), together, strict=True):
+        for own, alone in zip(rows, score_point([task])[0], strict=True):
+            assert len(own) == len(alone)
+            for row, other in zip(own, alone, strict=True):
+                for name, value in row.items():
+                    if isinstance(value, float):
+                        value = pytest.approx(value, rel=1e-4, abs=1e-7)
+                    assert other[name] == value, name
+
+
+def test_evaluations_are_a_mean_over_victims(small: board.Board) -> None:
+    cells = small.attacked("none", iterations=3)[:1]
+    rewrite(small, cells[0], evaluations=torch.tensor([1, 2, 3, 10]))
+    ((row,), _, _) = score_point([small.scoring("none", cells, iterations=3)])[0]
+    assert row["evaluations"] == 4.0
