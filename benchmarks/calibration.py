@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from benchmark.metrics.stats import LEVEL, rank_ranges, rate_interval
-from benchmark.results.columns import write_json
+from benchmark.runtime.files import write_json
 
 README = Path(__file__).with_name("README.md")
 RESULTS = Path(__file__).parents[1] / "leaderboard/calibration.json"

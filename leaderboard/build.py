@@ -24,7 +24,7 @@ def build(results: Path, site: Path, tables: Path) -> None:
     """Read ``results`` and replace the folders ``site`` and ``tables``.
 
     Raises:
-        BoardError: the results are missing or do not fit their schema; nothing was written.
+        RecordError: the results are missing or do not fit their schema; nothing was written.
     """
     # matplotlib takes a second to import: a wrong option or broken results need not wait for it.
     from leaderboard.board import load
@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="folder to write the tables into (default: %(default)s)")  # fmt: skip
     options = parser.parse_args(arguments)
 
-    from leaderboard.errors import BoardError
+    from benchmark.results.io import RecordError
 
     try:
         build(options.results, options.site, options.tables)
-    except (BoardError, OSError) as error:
+    except (RecordError, OSError) as error:
         print(f"leaderboard: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     print(f"leaderboard: {options.site / 'index.html'}")
@@ -82,18 +82,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _checked(targets: Sequence[Path], results: Path) -> list[Path]:
     """Where the folders really lie. A target is replaced whole, so it must be ours: absent, empty,
     or marked as built here; and none may hold another one, or the results, or lie in them."""
-    from leaderboard.errors import BoardError
+    from benchmark.results.io import RecordError
 
     places = [target.resolve() for target in targets]
     apart = [*zip(targets, places, strict=True), (results, results.resolve())]
     for (name, place), (other, taken) in permutations(apart, 2):
         if place == taken or taken in place.parents:
-            raise BoardError(f"{name}: is or lies in {other}; choose a folder of its own")
+            raise RecordError(f"{name}: is or lies in {other}; choose a folder of its own")
     for target, place in zip(targets, places, strict=True):
         if place.is_dir() and (not any(place.iterdir()) or (place / MARK).is_file()):
             continue
         if place.exists():
-            raise BoardError(f"{target}: exists and was not built here; choose another folder")
+            raise RecordError(f"{target}: exists and was not built here; choose another folder")
     return places
 
 

@@ -9,12 +9,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from benchmark.results.columns import Column
+
 MISSING = "–"
 
 
 def missing(value: Any) -> bool:
     """Whether a field holds nothing: None, NaN or an empty string."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def render(column: Column, value: Any) -> str:
+    """A value of a column, as the column's form or its type says."""
+    if not column.numeric:
+        return str(value)
+    form = column.form or ("share" if column.type == "share" else "plain")
+    return str(globals()[form](value))
 
 
 def share(value: Any) -> str:
@@ -112,6 +122,11 @@ def plain(value: Any, digits: int = 3) -> str:
     text = f"{number:.{digits}g}"
     mantissa, _, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else text
+
+
+def short(value: Any) -> str:
+    """A bare number with two significant digits."""
+    return plain(value, 2)
 
 
 def ranks(low: Any, high: Any) -> str:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.results.columns import CONTROL, PUBLISHED, TABLES
+from benchmark.results import words
+from benchmark.results.columns import CONTROL, FILES, PUBLISHED, Column, described, shown
+from benchmark.results.io import RecordError
 from leaderboard import columns as board_columns
 from leaderboard import display, plots, saturation
 from leaderboard.board import Scenario
-from leaderboard.columns import Column, Entry, Ranking
-from leaderboard.gallery import Row, Strip
+from leaderboard.columns import Entry, Ranking
+from leaderboard.gallery import LABELS, Row, Strip
 
 HERE = Path(__file__).parent
 TILE = 32  # CSS pixels that a tile of a strip is enlarged to, in whole steps
-# Columns of the tables that the page prints inside a neighbour's cell.
-_WITHIN = {"rank5": "rank2", "point": "defense", "floor_success": "recovered",
-           "strongest": "recovered", "share_exhausted": "verdict",
-           "share_inconclusive": "verdict", "flags": "verdict"}  # fmt: skip
 
 
 def write_site(scenarios: Sequence[Scenario], tables: Path, folder: Path) -> None:
@@ -38,16 +36,15 @@ def write_site(scenarios: Sequence[Scenario], tables: Path, folder: Path) -> Non
     for scenario in scenarios:
         data = folder / "data" / scenario.name
         data.mkdir(parents=True)
-        for name in (*TABLES, "catalog.json", "provenance.json"):
+        for name in (*FILES, "catalog.json", "provenance.json"):
             shutil.copyfile(scenario.folder / name, data / name)
         for suffix in (".csv", ".md", ".tex", "-table.tex"):
             shutil.copyfile(tables / f"{scenario.name}{suffix}", data / f"board{suffix}")
         gallery = folder / "gallery" / scenario.name
         gallery.mkdir(parents=True)
         for strip in scenario.strips:
-            if strip.tiles:
-                file = strip.tiles.file
-                shutil.copyfile(scenario.folder / "gallery" / file, gallery / file)
+            if strip.file:
+                shutil.copyfile(scenario.folder / "gallery" / strip.file, gallery / strip.file)
     (folder / "index.html").write_text(render(scenarios), encoding="utf-8", newline="")
 
 
@@ -62,23 +59,24 @@ def render(scenarios: Sequence[Scenario]) -> str:
     )
     defenses = _merged(scenarios, "defenses")
     look = plots.looks(list(defenses))
-    return environment.get_template("index.html.j2").render(
+    page = environment.get_template("index.html.j2").render(
         scenarios=[_view(scenario, look) for scenario in scenarios],
         defenses=defenses,
         attacks=_merged(scenarios, "attacks"),
-        metrics=_metrics(scenarios),
+        metrics=described(),
         evidence=_evidence(scenarios),
         looks=look,
-        flags=board_columns.FLAGS,
-        verdicts=board_columns.VERDICTS,
-        statuses=board_columns.STATUSES,
-        knowledge=board_columns.KNOWLEDGE,
-        threats=board_columns.THREATS,
-        settings=board_columns.SETTINGS,
+        words=words,
         calibration=json.loads((HERE / "calibration.json").read_text(encoding="utf-8")),
         proven=board_columns.PROVEN,
         verdict_word=board_columns.verdict,
+        text=board_columns.text,
     )
+    anchors = Counter(re.findall(r'\bid="([^"]+)"', page))
+    if twice := [name for name, count in anchors.items() if count > 1]:
+        raise RecordError(f"{twice[0]}: two parts of the page would have this anchor; rename the"
+                          " scenario, checkpoint, defense or point that it is made of")  # fmt: skip
+    return page
 
 
 def _view(scenario: Scenario, look: Mapping[str, plots.Look]) -> dict[str, Any]:
@@ -96,8 +94,8 @@ def _view(scenario: Scenario, look: Mapping[str, plots.Look]) -> dict[str, Any]:
         "rankings": [
             {
                 "ranking": ranking,
-                "columns": (shown := _shown(scenario, ranking)),
-                "groups": _groups(shown),
+                "columns": (columns := _apart(ranking)),
+                "groups": board_columns.groups(columns),
                 "control": _control(scenario, ranking),
                 "observed": _observed(scenario, ranking.checkpoint),
                 "gaps": _gaps(ranking),
@@ -124,7 +122,7 @@ def _view(scenario: Scenario, look: Mapping[str, plots.Look]) -> dict[str, Any]:
         "catalog": scenario.catalog,
         "interval": scenario.interval,
         "entrants": scenario.entrants,
-        "files": [*TABLES, "catalog.json", "provenance.json"],
+        "files": [*FILES, "catalog.json", "provenance.json"],
     }  # fmt: skip
 
 
@@ -178,14 +176,6 @@ def _flat(parameters: Mapping[str, Any], within: str = "") -> dict[str, str]:
     return found
 
 
-def _metrics(scenarios: Sequence[Scenario]) -> dict[str, Mapping[str, Any]]:
-    merged: dict[str, Mapping[str, Any]] = {}
-    for scenario in scenarios:
-        for name, about in scenario.catalog["metrics"].items():
-            merged.setdefault(name, about)
-    return merged
-
-
 def _evidence(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """Per defense the evidence in its messages."""
     merged: dict[str, dict[str, Mapping[str, Any]]] = {}
@@ -221,21 +211,11 @@ def _seeds(scenario: Scenario) -> set[int]:
     return set(scenario.facts.get("seeds") or ()) | set(scenario.tables["cells.csv"]["seed"])
 
 
-def _shown(scenario: Scenario, ranking: Ranking) -> list[Column]:
+def _apart(ranking: Ranking) -> list[Column]:
     """The columns that the page gives a place of their own."""
-    every = board_columns.columns(scenario, ranking)
-    keys = {column.key for column in every}
-    return [column for column in every if _WITHIN.get(column.key) not in keys]
-
-
-def _groups(shown: Sequence[Column]) -> list[tuple[str, int]]:
-    groups: list[tuple[str, int]] = []
-    for column in shown:
-        if groups and groups[-1][0] == column.group:
-            groups[-1] = (column.group, groups[-1][1] + 1)
-        else:
-            groups.append((column.group, 1))
-    return groups
+    every = board_columns.columns(ranking)
+    names = {column.name for column in every}
+    return [column for column in every if column.within not in names]
 
 
 def _control(
@@ -258,7 +238,7 @@ def _control(
     )
     here = here[both | ~here["attack"].isin(published["attack"])]
     quality = "psnr_median" if scenario.measure == "psnr" else "exact_tokens"
-    best: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in board_columns.SETTINGS}
+    best: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in words.SETTINGS}
     for (settings, attack, _), rows in here.groupby(["settings", "attack", "evidence"], sort=True):
         weight = rows["n"] / rows["n"].sum()
         figures = (
@@ -306,95 +286,49 @@ def _example(scenario: Scenario, rankings: Sequence[Ranking]) -> dict[str, Any] 
 
 def _strip(strip: Strip, scenario: Scenario) -> dict[str, Any]:
     """A strip as the template prints it: tiles in CSS pixels, rows with what made them."""
-    rows: list[dict[str, Any]] = [
-        {
-            "label": row.label,
-            "source": " · ".join(
-                part for part in (row.attack, row.evidence, _settings(row)) if part
-            ),
-            "quality": row.quality,
-            "texts": row.texts,
-        }
-        for row in strip.rows
-    ]
-    shown: dict[str, Any] = {
+    (height, width), gap = strip.tile, strip.gap
+    scale = max(1, TILE // height)
+    return {
         "strip": strip,
         "title": scenario.defense(strip.defense)["title"],
-        "rows": rows,
-        "tau": scenario.facts.get("tau"),
+        "rows": [
+            {
+                "label": LABELS[row.label],
+                "source": _source(row),
+                "quality": getattr(row, scenario.measure),
+                "texts": row.texts,
+                "top": scale * (strip.edge + index * (height + gap)),
+            }
+            for index, row in enumerate(strip.rows)
+        ],
+        "tau": scenario.facts["tau"],
+        "height": scale * height,
+        "column": scale * width,
+        "gap": scale * gap,
+        "left": scale * strip.edge,
+        "picture": (scale * strip.size[0], scale * strip.size[1]),
+        "window": scale * (len(strip.victims) * (width + gap) - gap),
     }
-    tiles = strip.tiles
-    if tiles:
-        scale = max(1, TILE // tiles.height)
-        for index, row in enumerate(rows):
-            row["top"] = scale * (tiles.edge + index * (tiles.height + tiles.gap))
-        shown |= {
-            "file": tiles.file,
-            "height": scale * tiles.height,
-            "column": scale * tiles.width,
-            "gap": scale * tiles.gap,
-            "left": scale * tiles.edge,
-            "picture": (scale * tiles.size[0], scale * tiles.size[1]),
-            "window": scale * (len(strip.victims) * (tiles.width + tiles.gap) - tiles.gap),
-        }
-    return shown
 
 
-def _settings(row: Row) -> str:
-    return "published settings" if row.settings == "published" else ""
+def _source(row: Row) -> str:
+    settings = "published settings" if row.settings == PUBLISHED else ""
+    return " · ".join(part for part in (row.attack, row.evidence, settings) if part)
 
 
-@dataclass(frozen=True)
-class CellColumn:
-    """A column of the list of all cells; numbers are rendered, words stand as they are."""
-
-    key: str
-    title: str
-    render: Callable[[Any], str] | None = None
-
-    def text(self, cell: Mapping[str, Any]) -> str:
-        return self.render(cell[self.key]) if self.render else str(cell[self.key])
-
-
-_ALWAYS = frozenset({"success_rate", "reason"})
-_CELLS = (
-    CellColumn("point", "Point"), CellColumn("checkpoint", "Checkpoint"),
-    CellColumn("attack", "Attack"), CellColumn("threat", "Threat"),
-    CellColumn("evidence", "Evidence"),
-    CellColumn("settings", "Settings"),
-    CellColumn("knowledge", "Knowledge"),
-    CellColumn("seed", "Seed", display.plain), CellColumn("batch_size", "Batch", display.plain),
-    CellColumn("labels", "Labels"), CellColumn("status", "Status"),
-    CellColumn("verdict", "Verdict"), CellColumn("n", "n", display.plain),
-    CellColumn("success_rate", "Recovered", display.share),
-    CellColumn("psnr_median", "PSNR dB", display.decibel),
-    CellColumn("floor_psnr", "Baseline dB", display.decibel),
-    CellColumn("ssim_mean", "SSIM", partial(display.plain, digits=2)),
-    CellColumn("exact_tokens", "Right words", display.share),
-    CellColumn("floor_tokens", "Baseline", display.share),
-    CellColumn("rouge1", "ROUGE-1", partial(display.plain, digits=2)),
-    CellColumn("rouge2", "ROUGE-2", partial(display.plain, digits=2)),
-    CellColumn("rougeL", "ROUGE-L", partial(display.plain, digits=2)),
-    CellColumn("label_accuracy", "Labels right", display.share),
-    CellColumn("loss_guess_median", "L(guess)", partial(display.plain, digits=2)),
-    CellColumn("loss_truth_max", "L(truth)", partial(display.plain, digits=2)),
-    CellColumn("observations", "Observed", display.plain),
-    CellColumn("unknowns", "Unknown", display.plain),
-    CellColumn("evaluations", "Evaluations", display.plain),
-    CellColumn("seconds", "Time", display.seconds), CellColumn("reason", "Reason"),
-)  # fmt: skip
-
-
-def _cell_columns(scenario: Scenario) -> list[CellColumn]:
+def _cell_columns(scenario: Scenario) -> list[Column]:
     """The columns that hold something; threat and settings where they differ between cells."""
     cells = scenario.tables["cells.csv"]
-    told = {
-        column.key
-        for column in _CELLS
-        if column.key in _ALWAYS or not all(map(display.missing, cells[column.key]))
-    }
-    told -= {name for name in ("threat", "settings") if cells[name].nunique() < 2}
-    return [column for column in _CELLS if column.key in told]
+    return [
+        column
+        for column in shown("cells")
+        if column.name in ("success_rate", "reason")
+        or (
+            cells[column.name].nunique() > 1
+            if column.name in ("threat", "settings")
+            else not all(map(display.missing, cells[column.name]))
+        )
+    ]
 
 
 def _coverage(scenario: Scenario) -> dict[str, Any]:

@@ -131,10 +131,10 @@ def trade_off(
 
 
 def _baseline(axes: Any, entries: Sequence[Entry]) -> None:
-    floors = [entry["floor_success"] for entry in entries
-              if not display.missing(entry["floor_success"])]  # fmt: skip
-    if floors:
-        height = 100 * max(floors)
+    found = [entry["baseline_success"] for entry in entries
+              if not display.missing(entry["baseline_success"])]  # fmt: skip
+    if found:
+        height = 100 * max(found)
         axes.axhline(height, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.annotate("highest no-attack baseline", (1, height), (-2, 2),
                       xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",

@@ -11,9 +11,12 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmark.results.columns import Column
+from benchmark.results.io import field
+from benchmark.results.words import FLAGS
 from leaderboard import display
 from leaderboard.board import Scenario
-from leaderboard.columns import FLAGS, Column, Entry, Ranking, columns, frame, rankings
+from leaderboard.columns import Entry, Ranking, columns, frame, groups, rankings, text
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
@@ -45,19 +48,26 @@ def write_tables(scenarios: Sequence[Scenario], folder: Path) -> None:
     for scenario in scenarios:
         fragment = latex(scenario)
         texts = {
-            f"{scenario.name}.tex": _DOCUMENT % fragment,
-            f"{scenario.name}-table.tex": fragment,
+            f"{scenario.name}.tex": _lost(scenario) + _DOCUMENT % fragment,
+            f"{scenario.name}-table.tex": _lost(scenario) + fragment,
             f"{scenario.name}.md": markdown(scenario),
-            f"{scenario.name}.csv": frame(scenario).to_csv(index=False, lineterminator="\n"),
+            f"{scenario.name}.csv": _csv(scenario),
         }
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8", newline="")
+        for name, content in texts.items():
+            (folder / name).write_text(content, encoding="utf-8", newline="")
 
 
-def escape(text: str) -> str:
-    """``text`` for pdflatex: special characters escaped, foreign ones spelt in ASCII."""
+def _csv(scenario: Scenario) -> str:
+    table = frame(scenario)
+    for name in table.select_dtypes(["object", "string"]):
+        table[name] = [field(value) if isinstance(value, str) else value for value in table[name]]
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def escape(words: str) -> str:
+    """``words`` for pdflatex: special characters escaped, foreign ones spelt in ASCII."""
     out = []
-    for character in unicodedata.normalize("NFC", str(text)):
+    for character in unicodedata.normalize("NFC", words):
         if character in _LATEX:
             out.append(_LATEX[character])
         elif character.isspace():
@@ -70,6 +80,23 @@ def escape(text: str) -> str:
     return "".join(out)
 
 
+def _lost(scenario: Scenario) -> str:
+    """A comment that names the letters that stand as question marks; empty where there are none."""
+    letters = {
+        letter
+        for ranking in rankings(scenario)
+        for said in (
+            _caption(scenario, ranking),
+            *(text(column, entry) for entry in ranking.entries for column in printed(ranking)),
+        )
+        for letter in said
+    }
+    lost = sorted(letter for letter in letters - {"?"} if escape(letter) == "?")
+    if not lost:
+        return ""
+    return f"% LaTeX's standard font lacks these letters, which stand as ?: {''.join(lost)}\n"
+
+
 def _accented(character: str) -> bool:
     """Whether LaTeX's standard font can set it as an ASCII letter and one accent."""
     parts = unicodedata.normalize("NFD", character)
@@ -80,7 +107,7 @@ def latex(scenario: Scenario) -> str:
     """One booktabs table per checkpoint and attacked batch size."""
     parts = []
     for ranking in rankings(scenario):
-        shown = printed(scenario, ranking)
+        shown = printed(ranking)
         body = [_latex_row(shown, entry) for entry in ranking.entries]
         cut = ranking.ranked
         if 0 < cut < len(body):
@@ -90,7 +117,7 @@ def latex(scenario: Scenario) -> str:
             f"\\caption{{{escape(_caption(scenario, ranking))}}}\n"
             f"\\label{{tab:{ranking.slug}}}\n"
             "\\resizebox{\\linewidth}{!}{%\n"
-            f"\\begin{{tabular}}{{{''.join('r' if column.exact else 'l' for column in shown)}}}\n"
+            f"\\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in shown)}}}\n"
             "\\toprule\n" + _latex_groups(shown)
             + " & ".join(escape(_head(column)) for column in shown) + " \\\\\n\\midrule\n"
             + "\n".join(body) + "\n\\bottomrule\n\\end{tabular}}\n\\end{table}\n"
@@ -102,12 +129,12 @@ def markdown(scenario: Scenario) -> str:
     """The same tables as GitHub-flavoured Markdown, with the flags explained below."""
     lines = [f"# {_pipe(scenario.title)}", ""]
     for ranking in rankings(scenario):
-        shown = printed(scenario, ranking)
+        shown = printed(ranking)
         lines += [f"## {_pipe(_where(ranking))}", "", _pipe(_caption(scenario, ranking)), ""]
         lines.append("| " + " | ".join(_pipe(_head(column)) for column in shown) + " |")
-        lines.append("|" + "|".join("--:" if column.exact else ":--" for column in shown) + "|")
+        lines.append("|" + "|".join("--:" if column.numeric else ":--" for column in shown) + "|")
         for entry in ranking.entries:
-            lines.append("| " + " | ".join(_pipe(column.text(entry)) for column in shown) + " |")
+            lines.append("| " + " | ".join(_pipe(text(column, entry)) for column in shown) + " |")
         lines.append("")
     flags = {flag for ranking in rankings(scenario) for entry in ranking.entries
              for flag in entry.flags}  # fmt: skip
@@ -115,33 +142,28 @@ def markdown(scenario: Scenario) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def printed(scenario: Scenario, ranking: Ranking) -> list[Column]:
+def printed(ranking: Ranking) -> list[Column]:
     """The columns that a printed table has room for; the CSV has them all."""
-    return [column for column in columns(scenario, ranking) if column.paper]
+    return [column for column in columns(ranking) if column.paper]
 
 
 def _latex_row(shown: Sequence[Column], entry: Entry) -> str:
-    return " & ".join(escape(column.text(entry)) for column in shown) + r" \\"
+    return " & ".join(escape(text(column, entry)) for column in shown) + r" \\"
 
 
 def _latex_groups(shown: Sequence[Column]) -> str:
     """The line that names groups of columns, with a rule under each."""
-    cells, rules, at = [], [], 1
-    while at <= len(shown):
-        group = shown[at - 1].group
-        width = 1
-        while at - 1 + width < len(shown) and shown[at - 1 + width].group == group:
-            width += 1
+    cells, rules, at = [], "", 1
+    for group, width in groups(shown):
         cells.append(f"\\multicolumn{{{width}}}{{c}}{{{escape(group)}}}")
-        if group:
-            rules.append(f"\\cmidrule(lr){{{at}-{at + width - 1}}}")
+        rules += f"\\cmidrule(lr){{{at}-{at + width - 1}}}" if group else ""
         at += width
-    return " & ".join(cells) + " \\\\\n" + "".join(rules) + "\n"
+    return " & ".join(cells) + f" \\\\\n{rules}\n"
 
 
 def _head(column: Column) -> str:
     unit = f" ({column.unit})" if column.unit == "dB" else ""
-    return f"{column.short}{unit}"
+    return f"{column.head}{unit}"
 
 
 def _where(ranking: Ranking) -> str:
@@ -155,9 +177,9 @@ def _caption(scenario: Scenario, ranking: Ranking) -> str:
     commit = str(scenario.provenance.get("commit") or "unknown")[:12]
     dirty = ", uncommitted changes" if scenario.provenance.get("dirty") else ""
     server = " The server is malicious: it sent crafted weights." if scenario.malicious else ""
-    learned = ""
-    if any(not display.missing(entry["learned_success"]) for entry in ranking.entries):
-        learned = " Attacks that use extra data count in no other column."
+    extra = ""
+    if any(not display.missing(entry["extra_data"]) for entry in ranking.entries):
+        extra = " Attacks that use extra data count in no other column."
     common = ", ".join(display.words(flag) for flag in ranking.common_flags)
     if not ranking.headline:
         ranks = " Intervals only, no ranks."
@@ -174,14 +196,14 @@ def _caption(scenario: Scenario, ranking: Ranking) -> str:
         f" {scenario.interval}; inconclusive: not recovered, and the audit does not credit the"
         " defense; exhausted: credited to it; baseline: recovered without the message; own pick:"
         " the one guess per example that an attacker would choose."
-        f"{learned} Accuracy is lost against the control of the same kind; the two kinds are not"
+        f"{extra} Accuracy is lost against the control of the same kind; the two kinds are not"
         f" comparable.{f' All rows: {common}.' if common else ''}"
         f" LeakBoard, commit {commit}{dirty}."
     )
 
 
-def _pipe(text: str) -> str:
+def _pipe(words: str) -> str:
     """Text inside a Markdown table: what would end the cell or open markup is escaped."""
     for character in "\\|`*_<>[]":
-        text = text.replace(character, "\\" + character)
-    return " ".join(text.split())
+        words = words.replace(character, "\\" + character)
+    return " ".join(words.split())

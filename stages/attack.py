@@ -6,9 +6,9 @@ from pathlib import Path
 
 from benchmark.config.schema import load_params
 from benchmark.pipeline.attack import attacked, listed, plan, refuse_failed, saturation
-from benchmark.results.columns import write_json
 from benchmark.runtime import environment
 from benchmark.runtime.entries import adopt, place
+from benchmark.runtime.files import write_json
 from benchmark.runtime.paths import artifact
 from benchmark.runtime.session import fresh_folder, locked, main
 from benchmark.runtime.store import Store

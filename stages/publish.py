@@ -9,7 +9,9 @@ from __future__ import annotations
 import shutil
 
 from benchmark.config.schema import load_params
-from benchmark.results.columns import TABLES, read_table, write_json
+from benchmark.results.columns import FILES
+from benchmark.results.io import read_table
+from benchmark.runtime.files import write_json
 from benchmark.runtime.paths import artifact
 from benchmark.runtime.session import StageError, fresh_folder, locked, main
 from benchmark.runtime.store import digest
@@ -25,7 +27,7 @@ def publish() -> None:
     with locked("publish"):
         changed = [name for name in params.boards if not _published(name)]
         for name in changed:
-            for table in TABLES:
+            for table in FILES:
                 read_table(artifact(name, "scores") / table)
         for name in changed:
             with fresh_folder(RESULTS / name) as folder:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 from benchmark.config.schema import load_params
 from benchmark.pipeline.attack import refuse_failed
-from benchmark.pipeline.publish import Sources, assemble
-from benchmark.pipeline.score import plan, score_sheet, threshold
+from benchmark.pipeline.publish import assemble
+from benchmark.pipeline.score import plan, score_point, threshold
 from benchmark.pipeline.train import read_record
 from benchmark.runtime import environment
 from benchmark.runtime.entries import entry_path
@@ -29,22 +31,22 @@ def score(scenario: str) -> None:
     ):
         public, train = artifact(scenario, "public"), artifact(scenario, "train")
         tau = threshold(public, train, params.scoring.psnr_tau_min)
-        sheets = plan(scenario, board, params.scoring, tau)
-        refuse_failed([cell for sheet in sheets for cell in (*sheet.cells, *sheet.saturation)])
-        scored, failed = {}, []
-        for sheet, done in run(score_sheet, sheets, describe=f"score {scenario}"):
+        points = plan(scenario, board, params.scoring, tau)
+        tasks = [task for point in points for task in point]
+        refuse_failed([cell for task in tasks for cell in (*task.cells, *task.saturation)])
+        scored: dict[Path, Any] = {}
+        failed = []
+        for point, done in run(score_point, points, describe=f"score {scenario}"):
             if isinstance(done, Failure):
-                failed.append(f"{sheet.transcripts}: {done.reason}")
+                failed.append(f"{point[0].transcripts.parent}: {done.reason}")
             else:
-                scored[sheet.transcripts] = done
+                scored |= dict(zip((task.transcripts for task in point), done, strict=True))
         if failed:
             raise Defects(failed)
         models = artifact(scenario, "models")
         index = json.loads((models / "index.json").read_text(encoding="utf-8"))
         records = [read_record(entry_path(models, each["entry"])) for each in index]
-        tables = [scored[sheet.transcripts] for sheet in sheets]
-        sources = Sources(public, train, [(sheet, tables[i][0]) for i, sheet in enumerate(sheets)])
-        assemble(scenario, params, tau, records, tables, sources, folder, tracking)
+        assemble(scenario, params, records, tasks, scored, folder, tracking)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config.schema import load_params
-from benchmark.results.columns import write_json
 from benchmark.runtime.entries import adopt, measured, place, plan_line
+from benchmark.runtime.files import write_json
 from benchmark.runtime.parallel import Failure, choose, run
 from benchmark.runtime.paths import artifact
 from benchmark.runtime.session import Defects, fresh_folder, locked, main, say

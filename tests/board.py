@@ -13,7 +13,7 @@ from benchmark.data.preparation import prepare, read_private, read_public
 from benchmark.federated.setting import Setting
 from benchmark.pipeline.attack import Task, attacked, listed
 from benchmark.pipeline.observe import observe
-from benchmark.pipeline.score import Sheet, threshold
+from benchmark.pipeline.score import ScoringTask, threshold
 from benchmark.pipeline.train import Run, compute, digests, setting_of
 from benchmark.runtime.entries import entry_path, place
 from benchmark.runtime.paths import transcripts_file
@@ -100,9 +100,9 @@ class Board:
         place(cells, out)
         return [listed(record) for record in records]
 
-    def sheet(self, defense: str, cells: list[dict[str, Any]], **fields: Any) -> Sheet:
+    def scoring(self, defense: str, cells: list[dict[str, Any]], **fields: Any) -> ScoringTask:
         public, train = self.artifacts / "public", self.artifacts / "train"
-        return Sheet(
+        return ScoringTask(
             key=self.key(defense),
             transcripts=self.file("transcripts", defense),
             truth=self.file("truth", defense),

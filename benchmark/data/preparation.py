@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmark.config.registry import PARTITIONS
 from benchmark.data.datasets.base import DataError, Dataset, load
 from benchmark.data.splits import split
-from benchmark.results.columns import write_json
+from benchmark.runtime.files import write_json
 from benchmark.runtime.randomness import generator, seed_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ does, and still did not find it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ RESOLUTION = 1e-9
 """Losses below this are equal: optimisers stop about there, and float32 goes little farther."""
 
 ACCURATE_LOSS = 1e-3
-"""A reading describes the message where the truth's loss is below this, unless it is declared that
-known noise alone keeps the truth from explaining it."""
+"""Evidence describes the message where the truth's loss is below this, or as :func:`describes`
+says."""
 
 BROKEN_LOSS = 1e-6
 """Without a defense the truth must explain the evidence; above this loss it does not."""
@@ -62,13 +61,20 @@ def verdict(
     return EXHAUSTED if loss_guess <= max(loss_truth, RESOLUTION) else FAILED
 
 
-def shares(verdicts: Sequence[str]) -> dict[str, float]:
-    """Share of images with each verdict."""
-    count = max(1, len(verdicts))
-    return {name: sum(v == name for v in verdicts) / count for name in VERDICTS}
+def describes(noisy: bool, exact: bool, loss_truth: float) -> bool:
+    """Whether evidence describes the message, so that exhausting it may be credited.
+
+    Args:
+        noisy: whether known noise is all that keeps the truth from explaining it.
+        exact: whether that noise is the defense's own, as it declares it. The mean of a few random
+            rounds, and what is estimated from earlier messages, are not: a truth that they do not
+            fit is theirs, and a guess that fits them better proves nothing.
+        loss_truth: the attack's objective at the truth.
+    """
+    return loss_truth < ACCURATE_LOSS or (noisy and exact)
 
 
-def summary(verdicts: Sequence[str]) -> str:
+def summary(verdicts: list[str]) -> str:
     """The verdict on a cell: the gravest that more than a tenth of its images have.
 
     >>> summary(["ok"] * 9 + ["optimiser-failed"])
@@ -76,27 +82,27 @@ def summary(verdicts: Sequence[str]) -> str:
     >>> summary(["ok"] * 5 + ["missed"] * 2 + ["not-applicable"] * 3)
     'missed'
     """
-    found = shares(verdicts)
     for name in (BROKEN, FAILED, MISSED, NOT_APPLICABLE, EXHAUSTED):
-        if found[name] > (0 if name == BROKEN else TOLERANCE):
+        if verdicts.count(name) > (0 if name == BROKEN else TOLERANCE * len(verdicts)):
             return name
     return OK
 
 
-def credit(images: pd.DataFrame) -> pd.Series:
+def credit(images: pd.DataFrame, within: tuple[str, ...] = ()) -> pd.Series:
     """Whether a defense is credited with a private image that was not recovered.
 
-    It is where some reading that describes the message was exhausted by an attack, and no such
-    reading was left with failed optimisers alone: what a wrong description of the message, or a
+    It is where some evidence that describes the message was exhausted by an attack, and no such
+    evidence was left with failed optimisers alone: what a wrong description of the message, or a
     weak search, does not find is no protection. A closed form that does not apply says nothing.
 
     Args:
-        images: rows of victims.csv for one operating point and checkpoint.
+        images: rows of victims.csv for one operating point and checkpoint, or for several that
+            the columns ``within`` tell apart.
 
     Returns:
-        bool, indexed by (seed, victim, image).
+        bool, indexed by ``within``, seed, victim and image.
     """
-    image = ["seed", "victim", "image"]
+    image = [*within, "seed", "victim", "image"]
     told = images[(images["accurate"] == 1) & (images["verdict"] != NOT_APPLICABLE)]
     outcome = (
         told.assign(exhausted=told["verdict"] == EXHAUSTED, found=told["success"] == 1)

@@ -7,15 +7,12 @@ found for another victim with the same label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from benchmark.metrics.images import distances, match, pixels, psnr, to_psnr
-
-TAU_MINIMUM = 20.0
-TAU_QUANTILE = 0.99
 
 
 def class_mean(truths: Any, labels: Any, auxiliary: Any, auxiliary_labels: Any) -> np.ndarray:
@@ -46,63 +43,47 @@ def without_attack(truths: Any, labels: Any, auxiliary: Any, auxiliary_labels: A
     )
 
 
-def matched_psnr(guesses: Any, truths: Any) -> np.ndarray:
-    """PSNR [n] of each truth's partner among the guesses for the same batch."""
-    images = pixels(guesses)
-    return psnr(images[match(images, truths)], truths)
-
-
 def swapped(
-    guesses: Sequence[Any],
-    truths: Sequence[Any],
-    labels: Sequence[Any],
-    measure: Callable[[Any, Any], np.ndarray] = matched_psnr,
-) -> list[np.ndarray]:
-    """One cell's guesses held against the truth of other victims.
+    guesses: np.ndarray,
+    truths: np.ndarray,
+    labels: np.ndarray,
+    match: Callable[[Any, Any], np.ndarray] = match,
+    measure: Callable[[Any, Any], np.ndarray] = psnr,
+) -> np.ndarray:
+    """Cells' guesses held against the truth of other victims.
 
     Each victim's images are scored with the whole guess of a donor: the victim that shares most
     labels with it, the next in line where several do. The pairing is made anew, as for the real
     guess. An image whose label the donor lacks has no swapped guess.
 
     Args:
-        guesses: per victim, images [n, C, H, W].
-        truths: per victim, as many images.
-        labels: per victim, true classes [n].
-        measure: what the guesses and the truths of one batch score, once paired.
+        guesses: of k cells about v victims, [k, v, n, ...].
+        truths: [v, n, ...].
+        labels: true classes [v, n].
+        match: pairs the guesses and the truths of one batch.
+        measure: what paired guesses and truths [m, ...] score.
 
     Returns:
-        Per victim, scores [n] (dB), NaN where there is no swapped guess.
+        Scores [k, v, n], NaN where there is no swapped guess.
     """
-    victims = len(truths)
-    classes = [np.asarray(each) for each in labels]
-    result = []
-    for victim in range(victims):
-        own = classes[victim]
-        turns = [(victim + step) % victims for step in range(1, victims)]
-        turns = [other for other in turns if len(classes[other]) == len(own)]
-        donor = max(turns, key=lambda other: _overlap(own, classes[other]), default=victim)
-        shared = np.isin(own, classes[donor]) if donor != victim else np.zeros(len(own), bool)
-        values = np.full(len(own), np.nan)
-        if shared.any():
-            values[shared] = measure(guesses[donor], truths[victim])[shared]
-        result.append(values)
-    return result
-
-
-def tau(
-    images: Any, labels: Any, auxiliary: Any, auxiliary_labels: Any, *,
-    minimum: float = TAU_MINIMUM, quantile: float = TAU_QUANTILE,
-) -> float:  # fmt: skip
-    """The PSNR in dB above which a private image counts as recovered, one per data set.
-
-    Args:
-        images, labels: held-out images that stand for victims (not the victims themselves).
-        auxiliary, auxiliary_labels: what guesses without an attack are made from.
-        minimum: tau is never below this.
-        quantile: of the best guesses without an attack.
-    """
-    guessed = without_attack(images, labels, auxiliary, auxiliary_labels)
-    return max(minimum, float(np.quantile(guessed, quantile)))
+    cells, victims, each = guesses.shape[:3]
+    values = np.full((cells, victims, each), np.nan)
+    if victims < 2 or not cells:
+        return values
+    donors = [
+        max(((victim + step) % victims for step in range(1, victims)),
+            key=lambda other: _overlap(own, labels[other]))
+        for victim, own in enumerate(labels)
+    ]  # fmt: skip
+    taken = np.stack([
+        cell[donor][match(cell[donor], truth)]
+        for cell in guesses
+        for donor, truth in zip(donors, truths, strict=True)
+    ])  # fmt: skip
+    against = np.concatenate([truths] * cells)
+    scores = measure(np.concatenate(taken), np.concatenate(against)).reshape(values.shape)
+    shared = np.stack([np.isin(own, labels[d]) for own, d in zip(labels, donors, strict=True)])
+    return np.where(shared, scores, values)
 
 
 def _overlap(left: np.ndarray, right: np.ndarray) -> int:

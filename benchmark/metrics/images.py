@@ -8,7 +8,7 @@ Guesses are paired with truths once (:func:`match`), and every measure uses that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,27 +20,6 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SMALL_WINDOW = 7
 _MSE_AT_CAP = 10 ** (-PSNR_CAP / 10)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Measures of n images, each an array [n] (float64).
-
-    Attributes:
-        mse: mean squared error of pixels, in [0, 1].
-        psnr: 10 log10(1 / mse), at most :data:`PSNR_CAP`, in dB.
-        ssim: structural similarity, in [-1, 1].
-    """
-
-    mse: np.ndarray
-    psnr: np.ndarray
-    ssim: np.ndarray
-
-
-def score(guesses: Any, truths: Any) -> Scores:
-    """All measures of guesses that are already paired with truths."""
-    error = mse(guesses, truths)
-    return Scores(error, to_psnr(error), ssim(guesses, truths))
 
 
 def pixels(images: Any) -> np.ndarray:
@@ -72,33 +51,37 @@ def to_psnr(error: Any) -> np.ndarray:
 
 
 def ssim(guesses: Any, truths: Any) -> np.ndarray:
-    """Structural similarity of each pair, [n], data range 1, by torchmetrics.
+    """Structural similarity of each pair, [n], data range 1 (Wang et al. 2004).
 
-    The window is Gaussian, 11 wide with sigma 1.5 (Wang et al. 2004), where the shorter side has
-    11 pixels; on smaller images uniform, 7 wide or the largest odd width that fits. The mean is
-    over windows inside the image, as there and in scikit-image: torchmetrics' own mean includes
-    mirrored borders. Values of different windows are not comparable, and those of 8x8 images
-    rest on four windows.
+    The window is Gaussian, 11 wide with sigma 1.5, where the shorter side has 11 pixels; on smaller
+    images uniform, 7 wide or the largest odd width that fits. The mean is over windows inside the
+    image, as there and in scikit-image. Values of different windows are not comparable, and those
+    of 8x8 images rest on four windows.
     """
-    import torch  # noqa: I001
-
-    import benchmark.runtime.compat  # noqa: F401  first: torchmetrics imports torchvision
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    from scipy.ndimage import correlate1d
 
     ours, theirs = _pair(guesses, truths)
-    if not len(ours):
-        return np.empty(0)
-    height, width = ours.shape[2:]
-    side = min(height, width)
-    small = min(SMALL_WINDOW, side - (side + 1) % 2)
-    radius = (SSIM_WINDOW if side >= SSIM_WINDOW else small) // 2
-    _, everywhere = structural_similarity_index_measure(
-        torch.from_numpy(ours), torch.from_numpy(theirs), data_range=1.0, reduction="none",
-        gaussian_kernel=side >= SSIM_WINDOW, sigma=SSIM_SIGMA, kernel_size=small,
-        return_full_image=True,
-    )  # fmt: skip
-    inside = everywhere[..., radius : height - radius, radius : width - radius]
-    return inside.mean(dim=(1, 2, 3)).numpy()
+    side = min(ours.shape[2:])
+    width = SSIM_WINDOW if side >= SSIM_WINDOW else min(SMALL_WINDOW, side - (side + 1) % 2)
+    radius = width // 2
+    offsets = np.arange(-radius, radius + 1)
+    kernel = (
+        np.exp(-(offsets**2) / (2 * SSIM_SIGMA**2)) if width == SSIM_WINDOW else 0.0 * offsets + 1
+    )
+    kernel /= kernel.sum()
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        for axis in (2, 3):
+            values = correlate1d(values, kernel, axis=axis)
+        return values[..., radius : -radius or None, radius : -radius or None]
+
+    one, other = mean(ours), mean(theirs)
+    both = one * other
+    squares = one**2 + other**2
+    covariance, spread = mean(ours * theirs) - both, mean(ours**2 + theirs**2) - squares
+    small, large = 0.01**2, 0.03**2
+    found = (2 * both + small) * (2 * covariance + large)
+    return (found / ((squares + small) * (spread + large))).mean(axis=(1, 2, 3))
 
 
 def match(guesses: Any, truths: Any) -> np.ndarray:
@@ -135,7 +118,7 @@ def identify(
     """Whether each guess is nearer to its truth than to held-out images of the same class.
 
     Args:
-        guesses: [n, C, H, W], paired with ``truths``.
+        guesses: [n, C, H, W] paired with ``truths``, or [k, n, C, H, W] by several attacks.
         truths: the private images.
         labels: true classes [n].
         candidates: held-out images [m, C, H, W] (auxiliary, test), none of them a victim.
@@ -145,26 +128,32 @@ def identify(
         seed: of that draw.
 
     Returns:
-        bool [n], strictly nearest by squared error; and int64 [n], how many images the truth was
-        one of, itself included (chance is its inverse). One without others of its class
+        bool [n] or [k, n], strictly nearest by squared error; and int64 [n], how many images the
+        truth was one of, itself included (chance is its inverse). One without others of its class
         is not identified.
     """
-    ours, theirs = _pair(guesses, truths)
-    pool, classes = pixels(candidates), np.asarray(candidate_labels)
-    own = np.asarray(labels)
-    to_truth = np.square(ours - theirs).sum(axis=(1, 2, 3))
-    nearest = np.zeros(len(ours), dtype=bool)
-    among = np.ones(len(ours), dtype=np.int64)
-    members = {label: np.flatnonzero(classes == label) for label in np.unique(own)}
-    for index, label in enumerate(own):
+    ours, theirs, pool = pixels(guesses), pixels(truths), pixels(candidates)
+    nearest = np.zeros(ours.shape[:-3], dtype=bool)
+    among = np.ones(len(theirs), dtype=np.int64)
+    for index, others in enumerate(rivals(labels, candidate_labels, count, seed)):
+        among[index] += len(others)
+        if len(others):
+            own = ours[..., index, :, :, :].reshape(-1, theirs[0].size)
+            to_truth = distances(own, theirs[index : index + 1])[:, 0]
+            nearest[..., index] = to_truth < distances(own, pool[others]).min(axis=1)
+    return nearest, among
+
+
+def rivals(labels: Any, candidate_labels: Any, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Of each example, which ``count - 1`` candidates of its class it is told apart from."""
+    classes = np.asarray(candidate_labels)
+    members = {label: np.flatnonzero(classes == label) for label in np.unique(np.asarray(labels))}
+    for index, label in enumerate(np.asarray(labels)):
         others = members[label]
         if len(others) >= count:
             rng = np.random.default_rng([seed, index])
             others = rng.choice(others, count - 1, replace=False)
-        among[index] += len(others)
-        gaps = np.square(pool[others] - ours[index]).sum(axis=(1, 2, 3))
-        nearest[index] = bool(len(gaps) and to_truth[index] < gaps.min())
-    return nearest, among
+        yield others
 
 
 def label_accuracy(guessed: Any, truths: Any) -> float:

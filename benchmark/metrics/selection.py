@@ -1,8 +1,8 @@
 """Which of its guesses an attacker would believe, by a rule that needs no truth.
 
-Losses of different readings are never compared. Readings are ordered from the bluntest to the
+Losses of different evidences are never compared. They are ordered from the bluntest to the
 sharpest (the order in which they are registered), attacks from the board's own to the others
-(the order of the scenario's list); an attacker believes the sharpest reading that a guess
+(the order of the scenario's list); an attacker believes the sharpest evidence that a guess
 explains, and where none is explained the sharpest of all.
 """
 
@@ -19,18 +19,18 @@ EXPLAINED = 1e-3
 class Candidate:
     """One guess about one victim.
 
-    reading     place of its reading, the sharpest last
+    evidence    place of its evidence, the sharpest last
     attack      place of its attack, the most trusted first
-    explained   whether it explains the reading, or known noise keeps anything from doing so
+    explained   whether it explains the evidence, or known noise keeps anything from doing so
     """
 
-    reading: int
+    evidence: int
     attack: int
     explained: bool
 
 
 def explains(loss: float, noisy: bool) -> bool:
-    """Whether a guess with this loss explains its reading.
+    """Whether a guess with this loss explains its evidence.
 
     >>> explains(1e-6, noisy=False), explains(0.4, noisy=False), explains(0.4, noisy=True)
     (True, False, True)
@@ -52,6 +52,6 @@ def select(candidates: Sequence[Candidate]) -> int:
 
     def trust(place: int) -> tuple[bool, int, int]:
         one = candidates[place]
-        return one.explained, one.reading, -one.attack
+        return one.explained, one.evidence, -one.attack
 
     return max(range(len(candidates)), key=trust)

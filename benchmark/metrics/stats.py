@@ -59,6 +59,7 @@ def rate_interval(values: ArrayLike, *, level: float = LEVEL) -> Estimate:
     return Estimate(total / n, lo, hi, n)
 
 
+@lru_cache(maxsize=100_000)
 def _lower(successes: int, n: int, tail: float) -> float:
     """The rate at which so many successes or more have the chance ``tail``."""
     from scipy.stats import beta

@@ -7,40 +7,42 @@ sentence; guesses are paired with truths once (:func:`match`), and every measure
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from benchmark.data.text import PAD
+from benchmark.metrics.images import rivals
 
 SUCCESS = 0.9
 """A sentence counts as recovered when a larger share of its words is right, in their places. Of
 ten words or fewer that is every word."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Measures of n sentences, each an array [n] in [0, 1].
-
-    Attributes:
-        exact: share of places that hold the right word, padding apart.
-        rouge1, rouge2, rougeL: F-measures of common words, of common pairs of neighbours, and of
-            the longest common subsequence.
-    """
-
-    exact: np.ndarray
-    rouge1: np.ndarray
-    rouge2: np.ndarray
-    rougeL: np.ndarray  # noqa: N815
+def exact_tokens(guesses: Any, truths: Any, vocabulary: Sequence[str]) -> np.ndarray:
+    """:func:`exact` of sentences that are already paired, as a column of the results."""
+    return exact(guesses, truths)
 
 
-def score(guesses: Any, truths: Any, vocabulary: Sequence[str]) -> Scores:
-    """All measures of guesses [n, length] that are already paired with truths."""
+def rouge1(guesses: Any, truths: Any, vocabulary: Sequence[str]) -> np.ndarray:
+    """F-measure [n] of common words; guesses [n, length] are already paired with truths."""
+    return _rouge(0, guesses, truths, vocabulary)
+
+
+def rouge2(guesses: Any, truths: Any, vocabulary: Sequence[str]) -> np.ndarray:
+    """F-measure [n] of common pairs of neighbours."""
+    return _rouge(1, guesses, truths, vocabulary)
+
+
+def rougeL(guesses: Any, truths: Any, vocabulary: Sequence[str]) -> np.ndarray:  # noqa: N802
+    """F-measure [n] of the longest common subsequence."""
+    return _rouge(2, guesses, truths, vocabulary)
+
+
+def _rouge(which: int, guesses: Any, truths: Any, vocabulary: Sequence[str]) -> np.ndarray:
     pairs = zip(guesses, truths, strict=True)
-    found = [rouges(said(guess, vocabulary), said(truth, vocabulary)) for guess, truth in pairs]
-    rouge = np.array(found).reshape(-1, 3)
-    return Scores(exact(guesses, truths), rouge[:, 0], rouge[:, 1], rouge[:, 2])
+    return np.array([rouges(said(g, vocabulary), said(t, vocabulary))[which] for g, t in pairs])
 
 
 def exact(guesses: Any, truths: Any) -> np.ndarray:
@@ -55,6 +57,7 @@ def exact(guesses: Any, truths: Any) -> np.ndarray:
     return right / np.maximum(spoken.sum(-1), 1)
 
 
+@lru_cache(maxsize=100_000)
 def rouges(guess: str, truth: str) -> tuple[float, float, float]:
     """ROUGE-1, ROUGE-2 and ROUGE-L of two sentences, F-measures, by rouge-score.
 
@@ -89,20 +92,17 @@ def identify(
     guesses: Any, truths: Any, labels: Any, candidates: Any, candidate_labels: Any, *,
     count: int = 100, seed: int = 0,
 ) -> np.ndarray:  # fmt: skip
-    """bool [n]: whether each guess has more words in common with its truth than with others.
+    """bool [n] or [k, n]: whether a guess has more words in common with its truth than with others.
 
     Arguments as of :func:`benchmark.metrics.images.identify`.
     """
-    pool, classes = np.asarray(candidates), np.asarray(candidate_labels)
-    ours, theirs, own = np.asarray(guesses), np.asarray(truths), np.asarray(labels)
-    found = np.zeros(len(ours), dtype=bool)
-    for index, label in enumerate(own):
-        others = np.flatnonzero(classes == label)
-        if len(others) >= count:
-            rng = np.random.default_rng([seed, index])
-            others = rng.choice(others, count - 1, replace=False)
-        rivals = exact(ours[index], pool[others])
-        found[index] = bool(len(others)) and exact(ours[index], theirs[index]) > rivals.max()
+    ours, theirs, pool = (np.asarray(each) for each in (guesses, truths, candidates))
+    found = np.zeros(ours.shape[:-1], dtype=bool)
+    for index, others in enumerate(rivals(labels, candidate_labels, count, seed)):
+        if len(others):
+            own = ours[..., index, :]
+            rival = exact(own[..., None, :], pool[others]).max(-1)
+            found[..., index] = exact(own, theirs[index]) > rival
     return found
 
 
@@ -128,12 +128,8 @@ def _frequent(sentences: np.ndarray) -> np.ndarray:
     return np.array([np.bincount(column).argmax() for column in sentences.T])
 
 
-_SCORERS: list[Any] = []
-
-
+@cache
 def _scorer() -> Any:
-    if not _SCORERS:
-        from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.rouge_scorer import RougeScorer
 
-        _SCORERS.append(RougeScorer(["rouge1", "rouge2", "rougeL"]))
-    return _SCORERS[0]
+    return RougeScorer(["rouge1", "rouge2", "rougeL"])

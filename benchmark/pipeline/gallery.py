@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmark.metrics.judges import Judge, Texts
+from benchmark.metrics.measures import Measures
 from benchmark.metrics.tokens import said
 from benchmark.results.columns import BOARD
 
@@ -42,13 +42,13 @@ def strip(rows: Sequence[np.ndarray], path: Path) -> None:
     Image.fromarray(canvas, "RGBA").save(path, optimize=True)
 
 
-def hang(
+def write_gallery(
     ranking: Sequence[Mapping[str, Any]],
     victims: pd.DataFrame,
     seed: int,
     sources: Mapping[tuple[Any, ...], Mapping[str, Path]],
     folder: Path,
-    judge: Judge,
+    measures: Measures,
 ) -> list[dict[str, Any]]:
     """Write the strips of all ranked points and return their index; sentences stand in the index.
 
@@ -59,21 +59,22 @@ def hang(
         sources: (defense, point, checkpoint, batch size) -> the files of truth and guesses:
             ``truth``, and ``attack/evidence/settings`` for each cell.
         folder: where the PNGs go.
-        judge: pairs guesses with truths, and tells images from texts.
+        measures: pair guesses with truths, and tell images from texts.
     """
     from safetensors.numpy import load_file
 
     index = []
+    at = dict(list(victims.groupby(list(PLACE))))
     for row in ranking:
         place = {name: row[name] for name in PLACE}
         files = sources.get(tuple(place.values()), {})
         if "truth" not in files:
             continue
         truth = load_file(files["truth"])["images"]
-        own = victims[(victims[list(place)] == list(place.values())).all(axis=1)]
+        own = at.get(tuple(place.values()), victims[:0])
         scored = own[(own["threat"] != "auxiliary") & (own["settings"] == BOARD)]
         rows = [truth.reshape(-1, *truth.shape[2:])]
-        measure = judge.measures[0]
+        measure = measures.first
         labels: list[dict[str, Any]] = [
             {"label": "truth", "attack": "", "evidence": "", "settings": "", measure: []}
         ]
@@ -81,16 +82,16 @@ def hang(
             if chosen is None or "/".join(chosen) not in files:
                 continue
             guesses = load_file(files["/".join(chosen)])["images"]
-            matched = [g[judge.match(g, t)] for g, t in zip(guesses, truth, strict=True)]
+            matched = [g[measures.match(g, t)] for g, t in zip(guesses, truth, strict=True)]
             rows.append(np.concatenate(matched))
             figures = scored[(scored[["seed", *SOURCE]] == [seed, *chosen]).all(axis=1)]
             found = figures.sort_values(["victim", "image"])[measure].round(2).tolist()[:LIMIT]
             labels.append({"label": label, **dict(zip(SOURCE, chosen, strict=True)),
                            measure: found})  # fmt: skip
         count = min(LIMIT, len(rows[0]))
-        if isinstance(judge, Texts):
+        if measures.data == "texts":
             for line, sentences in zip(labels, rows, strict=True):
-                line["texts"] = [said(words, judge.vocabulary) for words in sentences[:LIMIT]]
+                line["texts"] = [said(words, measures.vocabulary) for words in sentences[:LIMIT]]
             shown: dict[str, Any] = {}
         else:
             size = "" if row["batch_size"] == 1 else f"--b{row['batch_size']}"

@@ -22,7 +22,7 @@ from benchmark.federated.setting import Setting, schema
 from benchmark.federated.update import Update
 from benchmark.federated.wire import decode, encode, encode_all
 from benchmark.pipeline.train import Run, load_state, load_window, read_record
-from benchmark.results.columns import write_json
+from benchmark.runtime.files import write_json
 from benchmark.runtime.paths import diverged_file, transcripts_file
 from benchmark.runtime.randomness import generator
 

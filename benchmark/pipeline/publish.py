@@ -1,4 +1,4 @@
-"""Everything that is published of one scenario, from scored sheets to files that fit the schema."""
+"""Everything that is published of one scenario, from scored rows to files that fit the schema."""
 
 from __future__ import annotations
 
@@ -6,121 +6,121 @@ import datetime
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from benchmark.metrics.bandwidth import bytes_to_target
-from benchmark.metrics.judges import judge_of
-from benchmark.pipeline.gallery import SOURCE, hang
+from benchmark.metrics.measures import measures_of
+from benchmark.pipeline.gallery import SOURCE, write_gallery
 from benchmark.pipeline.rank import Facts, rank
+from benchmark.pipeline.score import SCORED
 from benchmark.results import provenance
-from benchmark.results.catalog import catalog
-from benchmark.results.columns import SCHEMA, TRAINING, read_table, write_json, write_table
+from benchmark.results.catalog import Catalog, catalog
+from benchmark.results.columns import SCHEMA, names
+from benchmark.results.io import read_model, read_table, write_table
+from benchmark.runtime.files import write_json
 from benchmark.runtime.store import digest, library_versions
 
 if TYPE_CHECKING:
     from benchmark.config.schema import Federation, Params
-    from benchmark.pipeline.score import Sheet
+    from benchmark.pipeline.score import ScoringTask
     from benchmark.runtime.tracking import Run
 
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "scipy", "opacus", "scikit-learn")
-
+PLACE = ("defense", "point", "checkpoint", "batch_size")
 
 Rows = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The public and the training folder, and every scored sheet with its rows of cells.csv."""
-
-    public: Path
-    train: Path
-    sheets: Sequence[tuple[Sheet, Rows]]
-
-    def pictures(self) -> dict[tuple[Any, ...], dict[str, Path]]:
-        """(defense, point, checkpoint, batch size) of the first seed -> files of truth, guesses."""
-        found = {}
-        for sheet, _ in self.sheets:
-            place = tuple(sheet.key[k] for k in ("defense", "point", "checkpoint", "batch_size"))
-            if place in found:
-                continue
-            files = {
-                "/".join(cell[name] for name in SOURCE): sheet.guesses / cell["file"]
-                for cell in sheet.cells
-                if cell["status"] in ("ok", "timeout")
-            }
-            if sheet.truth.exists():
-                found[place] = {"truth": sheet.truth, **files}
-        return found
 
 
 def assemble(
     name: str,
     params: Params,
-    tau: float,
     records: Sequence[Mapping[str, Any]],
-    tables: Sequence[tuple[Rows, Rows, Rows]],
-    sources: Sources,
+    tasks: Sequence[ScoringTask],
+    scored: Mapping[Path, tuple[Rows, Rows, Rows]],
     folder: Path,
     tracking: Run,
 ) -> None:
-    """Write all files of one scenario to ``folder`` and tell the tracker.
+    """Write all files of one scenario to ``folder``, read them back, and tell the tracker.
 
     Args:
         records: what each training run measured.
-        tables: rows of cells.csv, of victims.csv and of saturation.csv, sheet by sheet.
+        scored: what was scored of each task, by its transcripts: rows of cells.csv, of victims.csv
+            and of saturation.csv.
+
+    Raises:
+        RecordError: a row does not fit the schema.
     """
     from benchmark.data.preparation import read_public, read_training
 
-    board = params.board(name)
-    cells = [row for own, _, _ in tables for row in own]
-    write_table(folder / "cells.csv", cells)
-    write_table(folder / "victims.csv", [row for _, own, _ in tables for row in own])
-    write_table(folder / "saturation.csv", [row for _, _, own in tables for row in own])
-    write_table(folder / "training.csv", [_training(r, board.federation) for r in records])
-    write_table(folder / "checkpoints.csv", [row for r in records for row in _checkpoints(r)])
-    scored = read_table(folder / "victims.csv")
-    data = read_training(sources.train)
+    board, first = params.board(name), tasks[0]
+    rows: dict[str, Rows] = {
+        file: [row for task in tasks for row in scored[task.transcripts][place]]
+        for place, file in enumerate(("cells.csv", "victims.csv", "saturation.csv"))
+    }
+    rows["training.csv"] = [_training(record, board.federation) for record in records]
+    rows["checkpoints.csv"] = [row for record in records for row in _checkpoints(record)]
+    for file, own in rows.items():
+        write_table(folder / file, own)
+    tables = {file: read_table(folder / file) for file in rows}
+    data, facts = read_training(first.train), read_public(first.public).facts
     clients = [data.labels[data.owner == i].tolist() for i in range(board.federation.clients)]
-    about = catalog(name, params, tau, data.test_labels.tolist(), clients)
+    about = catalog(name, params, first.tau, data.test_labels.tolist(), clients)
     write_json(folder / "catalog.json", about)
+    read_model(folder / "catalog.json", Catalog)
     ranking = rank(
-        read_table(folder / "cells.csv"), scored, read_table(folder / "training.csv"),
-        read_table(folder / "saturation.csv"), Facts.of(about),
+        tables["cells.csv"], tables["victims.csv"], tables["training.csv"],
+        tables["saturation.csv"], Facts.of(about),
     )  # fmt: skip
     write_table(folder / "ranking.csv", ranking)
-    facts = read_public(sources.public).facts
-    write_json(folder / "provenance.json", origin(params, facts, cells))
-    index = hang(
-        ranking, scored, board.seeds[0], sources.pictures(), folder / "gallery", judge_of(facts)
-    )
+    read_table(folder / "ranking.csv")
+    write_json(folder / "provenance.json", origin(params, facts, rows["cells.csv"]))
+    index = write_gallery(
+        ranking, tables["victims.csv"], board.seeds[0], _pictures(tasks), folder / "gallery",
+        measures_of(facts),
+    )  # fmt: skip
     write_json(folder / "gallery" / "index.json", index)
-    _track(ranking, cells, index, folder / "gallery", tracking)
+    _track(ranking, rows["cells.csv"], index, folder / "gallery", tracking)
+
+
+def _pictures(tasks: Sequence[ScoringTask]) -> dict[tuple[Any, ...], dict[str, Path]]:
+    """(defense, point, checkpoint, batch size) of the first seed -> files of truth, guesses."""
+    found: dict[tuple[Any, ...], dict[str, Path]] = {}
+    for task in tasks:
+        place = tuple(task.key[name] for name in PLACE)
+        if place not in found and task.truth.exists():
+            files = {
+                "/".join(cell[name] for name in SOURCE): task.guesses / cell["file"]
+                for cell in task.cells
+                if cell["status"] in SCORED
+            }
+            found[place] = {"truth": task.truth, **files}
+    return found
 
 
 def _track(
     ranking: Rows, cells: Rows, index: Sequence[Mapping[str, Any]], gallery: Path, tracking: Run
 ) -> None:
     """One child run per operating point and checkpoint, with its strip of reconstructions."""
-    strips = {(e["defense"], e["point"], e["checkpoint"], e["batch_size"]): e for e in index}
+    strips = {tuple(entry[name] for name in PLACE): entry for entry in index}
+    own: dict[tuple[Any, ...], Rows] = {}
+    for cell in cells:
+        own.setdefault(tuple(cell[name] for name in PLACE), []).append(cell)
     for row in ranking:
-        place = (row["defense"], row["point"], row["checkpoint"], row["batch_size"])
-        strip = strips.get(place)
-        picture = None if strip is None or "file" not in strip else gallery / strip["file"]
+        place = tuple(row[name] for name in PLACE)
+        file = strips.get(place, {}).get("file")
         numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
-        for cell in cells:
-            if place == tuple(cell[k] for k in ("defense", "point", "checkpoint", "batch_size")):
-                key = f"{cell['attack']}.{cell['evidence']}.{cell['seed']}"
-                numbers[f"psnr_median.{key}"] = cell["psnr_median"]
-                numbers[f"exact_tokens.{key}"] = cell["exact_tokens"]
+        for cell in own.get(place, ()):
+            key = f"{cell['attack']}.{cell['evidence']}.{cell['seed']}"
+            numbers[f"psnr_median.{key}"] = cell["psnr_median"]
+            numbers[f"exact_tokens.{key}"] = cell["exact_tokens"]
         tracking.child(
             "/".join(map(str, place)),
             {k: v for k, v in row.items() if isinstance(v, str)},
             numbers,
-            images=None if picture is None else {"reconstructions": picture},
+            images={"reconstructions": gallery / file} if file else None,
             tags={"defense": row["defense"], "point": row["point"]},
         )
 
@@ -164,5 +164,5 @@ def _training(record: Mapping[str, Any], federation: Federation) -> dict[str, An
         "target_accuracy": target,
         "bytes_to_target": bytes_to_target(record["curves"], target, federation.clients),
     }
-    row = {name: made[name] for name in TRAINING}
+    row = {name: made[name] for name in names("training.csv")}
     return row | {"epsilon": float("inf") if row["epsilon"] is None else row["epsilon"]}

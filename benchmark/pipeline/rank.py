@@ -20,7 +20,7 @@ from benchmark.metrics.stats import exceeds, per_victim, rank_ranges, rate_inter
 from benchmark.results.columns import BOARD, CONTROL
 
 POINT = ["defense", "point"]
-PLACE = ["checkpoint", "batch_size"]
+ENTRY = [*POINT, "checkpoint", "batch_size"]
 IMAGE = ["seed", "victim", "image"]
 SCORED = ("ok", "timeout", "unsupported")
 """Statuses that do not hold a ranking back: an unsupported cell has its reason."""
@@ -88,8 +88,10 @@ class Facts:
 
 
 Row = dict[str, Any]
+Place = tuple[Any, ...]
 Bounds: TypeAlias = pd.DataFrame
 """Per (seed, victim): ``low`` examples recovered, and ``high`` with the inconclusive ones."""
+FIGURES = ("recovered", "oblivious", "own_pick", "extra_data")
 
 
 def rank(
@@ -103,76 +105,148 @@ def rank(
 
     Points are in the order of ``cells``, which is that of params.yaml.
     """
-    groups: list[tuple[bool, list[Row]]] = []
-    for (checkpoint, batch_size), here in cells.groupby(PLACE, sort=False):
-        found = victims[
-            (victims["checkpoint"] == checkpoint) & (victims["batch_size"] == batch_size)
-        ]
-        group: list[Row] = []
-        leaked: list[Bounds | None] = []
-        for (defense, point), own in here.groupby(POINT, sort=False):
-            images = found[(found["defense"] == defense) & (found["point"] == point)]
-            row, bounds = _row(str(defense), images, own, facts)
-            row |= {
-                "scenario": facts.scenario,
-                "defense": defense,
-                "point": point,
-                "checkpoint": checkpoint,
-                "batch_size": batch_size,
-                **_utility(training, str(defense), str(point), facts),
-            }
-            row["flags"] += _flags(row, own, saturation, facts)
-            group.append(row)
-            leaked.append(bounds)
-        headline = (checkpoint, batch_size) == (facts.checkpoint, facts.batch_size)
-        _judge(group, leaked, headline, facts)
-        groups.append((headline, sorted(group, key=_order)))
-    groups.sort(key=lambda entry: not entry[0])
-    return [{**row, "flags": ";".join(row["flags"])} for _, group in groups for row in group]
+    leaked, runs = _Leaked(victims, facts), _by(training, POINT)
+    budgets = _by(saturation, ENTRY)
+    control = training[training["defense"] == CONTROL]
+    groups: dict[Place, list[tuple[Row, Bounds | None]]] = {}
+    for place, own in cells.groupby(ENTRY, sort=False):
+        row, bounds = _row(place, own, leaked, facts)
+        row |= {"scenario": facts.scenario, **dict(zip(ENTRY, place, strict=True))}
+        row |= _utility(runs.get(place[:2], training[:0]), control, row["defense"], facts)
+        row["flags"] += _flags(row, own, budgets.get(place, saturation[:0]), facts)
+        groups.setdefault(place[2:], []).append((row, bounds))
+    ranked: list[Row] = []
+    headline = (facts.checkpoint, facts.batch_size)
+    for where in sorted(groups, key=lambda where: where != headline):
+        group, bounds_of = map(list, zip(*groups[where], strict=True))
+        _judge(group, bounds_of, where == headline, facts)
+        ranked += sorted(group, key=_order)
+    return [{**row, "flags": ";".join(row["flags"])} for row in ranked]
+
+
+def _by(table: pd.DataFrame, names: list[str]) -> dict[Place, pd.DataFrame]:
+    return dict(list(table.groupby(names, sort=False)))
+
+
+class _Leaked:
+    """What the guesses at every entry's operating point and place recovered.
+
+    Published settings run on the control alone, with which it would be attacked harder: they count
+    in no figure. Neither do attacks that learned, but in their own.
+    """
+
+    def __init__(self, victims: pd.DataFrame, facts: Facts) -> None:
+        self.facts = facts
+        board = victims[victims["settings"] == BOARD]
+        board = board.assign(  # the first measure: of images PSNR, of sentences right words
+            quality=board["psnr"].fillna(board["exact_tokens"]),
+            clean=board["verdict"] == audit.OK,
+        )
+        learned = board["threat"] == "auxiliary"
+        images = board[~learned]
+        knowing = images[images["knowledge"].isin(("paper", "adaptive"))]
+        best = _best(images)
+        credit = audit.credit(images, tuple(ENTRY))
+        credit = credit.loc[pd.MultiIndex.from_frame(best[[*ENTRY, *IMAGE]])].to_numpy()
+        lost = best["success"] == 0
+        best = best.assign(
+            exhausted=lost & credit,
+            inconclusive=lost & ~credit,
+            leaked=best["success"] + (lost & ~credit),
+        )
+        self.best = {
+            "recovered": _by(best, ENTRY),
+            "oblivious": _by(_best(images[images["knowledge"] == "oblivious"]), ENTRY),
+            "own_pick": _by(_best(images[images["picked"] == 1]), ENTRY),
+            "extra_data": _by(_best(board[learned]), ENTRY),
+        }
+        self.strongest = {"recovered": _strongest(images), "extra_data": _strongest(board[learned])}
+        self.baseline = _by(
+            images.groupby([*ENTRY, *IMAGE])[["baseline_success", "baseline_psnr"]]
+            .max()
+            .reset_index(),
+            ENTRY,
+        )
+        self.messages, self.knowing = _messages(images), _messages(knowing)
+
+    def figure(self, name: str, place: Place) -> Row:
+        """What the best guess of every example makes of it: the share recovered and its interval,
+        the images' median PSNR, the sentences' mean share of right words."""
+        best = self.best[name].get(place)
+        before = "" if name == "recovered" else f"{name}_"
+        return self.interval(name, best, "success") | {
+            f"{before}psnr_median": None if best is None else float(best["psnr"].median()),
+            f"{before}exact_tokens": None if best is None else float(best["exact_tokens"].mean()),
+        }
+
+    def interval(self, name: str, best: pd.DataFrame | None, column: str) -> Row:
+        """Mean over examples with its interval over victims."""
+        if best is None:
+            return dict.fromkeys((name, f"{name}_lo", f"{name}_hi"))
+        victims = list(zip(best["seed"], best["victim"], strict=True))
+        found = rate_interval(per_victim(best[column], victims), level=self.facts.confidence)
+        return {name: found.mean, f"{name}_lo": found.lo, f"{name}_hi": found.hi}
+
+
+def _messages(images: pd.DataFrame) -> dict[Place, int]:
+    """How many messages of each entry were attacked."""
+    return images[[*ENTRY, "seed", "victim"]].drop_duplicates().groupby(ENTRY).size().to_dict()
+
+
+def _best(images: pd.DataFrame) -> pd.DataFrame:
+    """The best guess of every private example: the highest in the first measure."""
+    ranked = images.sort_values(["success", "quality", "clean"], ascending=False, kind="stable")
+    return ranked.drop_duplicates([*ENTRY, *IMAGE]).sort_values([*ENTRY, *IMAGE])
+
+
+def _strongest(images: pd.DataFrame) -> dict[Place, tuple[str, str]]:
+    """The attack and evidence that recover most, then with the highest median measure."""
+    found = (
+        images.groupby([*ENTRY, "attack", "evidence"], sort=False)
+        .agg(success=("success", "sum"), quality=("quality", "median"))
+        .sort_values(["success", "quality"], ascending=False, kind="stable")
+        .reset_index()
+        .drop_duplicates(ENTRY)
+    )
+    return {tuple(row[:4]): tuple(row[4:6]) for row in found.itertuples(index=False)}
 
 
 def _row(
-    defense: str, images: pd.DataFrame, cells: pd.DataFrame, facts: Facts
+    place: Place, cells: pd.DataFrame, leaked: _Leaked, facts: Facts
 ) -> tuple[Row, Bounds | None]:
     """What leaked at one operating point; no bounds where it must not be ranked."""
-    missing = not cells["status"].isin(SCORED).all()
-    missing |= set(cells["seed"]) != set(facts.seeds) or images.empty
+    count = leaked.messages.get(place, 0)
+    missing = not cells["status"].isin(SCORED).all() or set(cells["seed"]) != set(facts.seeds)
+    missing |= place not in leaked.baseline and place not in leaked.best["extra_data"]
     row: Row = {
         "flags": ["missing-cells"] if missing else [], "reason": "", "verdict": "",
-        "n": 0, "n_victims": 0, "status": "failed" if missing else "ok",
+        "n": 0, "n_victims": count, "status": "failed" if missing else "ok",
         "share_exhausted": None, "share_inconclusive": None,
-        "floor_success": None, "floor_psnr": None,
+        "baseline_success": None, "baseline_psnr": None,
+        **dict.fromkeys(f"{name}_{end}" for name in CLASSES for end in ("lo", "hi")),
     }  # fmt: skip
     diverged = cells.loc[cells["reason"].fillna("").str.startswith("training diverged"), "reason"]
     if len(diverged):
         row |= {"status": "unsupported", "reason": diverged.iloc[0]}
-    # published settings run on the control alone: with them it would be attacked harder
-    images = images[images["settings"] == BOARD]
-    row |= dict.fromkeys(f"{name}_{end}" for name in CLASSES for end in ("lo", "hi"))
-    learned = images["threat"] == "auxiliary"
-    row |= _figure("learned", images[learned], facts)
-    row["learned_attack"], row["learned_evidence"] = _strongest(images[learned])
-    images = images[~learned]
-    row |= _figure("oblivious", images[images["knowledge"] == "oblivious"], facts)
-    row |= _figure("selected", images[images["selected"] == 1], facts)
-    if not images.empty:
-        baseline = images.groupby(IMAGE)[["floor_success", "floor_psnr"]].max()
-        row |= {
-            "n": len(baseline),
-            "n_victims": _messages(images),
-            "floor_success": float(baseline["floor_success"].mean()),
-            "floor_psnr": float(baseline["floor_psnr"].median()),
-        }
-    knowing = images[images["knowledge"].isin(("paper", "adaptive"))]
-    if defense != CONTROL and (knowing.empty or _messages(knowing) < _messages(images)):
+    for name in FIGURES:
+        row |= leaked.figure(name, place)
+    for name, before in (("recovered", "strongest"), ("extra_data", "extra_data")):
+        strongest = leaked.strongest[name].get(place, ("", ""))
+        row[f"{before}_attack"], row[f"{before}_evidence"] = strongest
+    best = leaked.best["recovered"].get(place)
+    if best is not None:
+        baseline = leaked.baseline[place]
+        row["n"] = len(baseline)
+        row["baseline_success"] = float(baseline["baseline_success"].mean())
+        row["baseline_psnr"] = float(baseline["baseline_psnr"].median())
+    if place[0] != CONTROL and (best is None or leaked.knowing.get(place, 0) < count):
         row["flags"].append("no-adaptive")
         row["reason"] = row["reason"] or "no attack ran on evidence that knows the defense"
-        images = images[:0]
-    row |= _figure("recovered", images, facts)
-    row["strongest_attack"], row["strongest_evidence"] = _strongest(images)
-    best = _audited(images)
-    row |= _interval("recovered_or_inconclusive", best, "leaked", facts)
-    if best.empty:
+        empty = ("recovered", "recovered_lo", "recovered_hi", "psnr_median", "exact_tokens")
+        row |= dict.fromkeys(empty) | {"strongest_attack": "", "strongest_evidence": ""}
+        best = None
+    row |= leaked.interval("recovered_or_inconclusive", best, "leaked")
+    if best is None:
         return row, None
     row["share_exhausted"] = float(best["exhausted"].mean())
     row["share_inconclusive"] = float(best["inconclusive"].mean())
@@ -181,79 +255,6 @@ def _row(
         row["flags"].append("inconclusive")
     bounds = best.groupby(["seed", "victim"]).agg(low=("success", "sum"), high=("leaked", "sum"))
     return row, None if missing else bounds
-
-
-def _messages(images: pd.DataFrame) -> int:
-    return len(images[["seed", "victim"]].drop_duplicates())
-
-
-FIGURES = {
-    "recovered": ("recovered", "recovered", "psnr_median", "exact_tokens"),
-    "oblivious": ("oblivious", "oblivious", "oblivious_psnr_median", "oblivious_tokens"),
-    "selected": ("selected_success", "selected", "selected_psnr_median", "selected_tokens"),
-    "learned": ("learned_success", "learned", "learned_psnr_median", "learned_tokens"),
-}
-"""Figure -> columns of the share, of its interval (with ``_lo``, ``_hi``), and of the measures."""
-
-
-def _figure(name: str, images: pd.DataFrame, facts: Facts) -> Row:
-    """What the best guess of every example makes of it: the share recovered and its interval, the
-    images' median PSNR, the sentences' mean share of right words."""
-    best = _best(images)
-    share, interval, psnr, tokens = FIGURES[name]
-    row = _interval(interval, best, "success", facts)
-    row[share] = row.pop(interval)
-    row[psnr] = None if best.empty else float(best["psnr"].median())
-    row[tokens] = None if best.empty else float(best["exact_tokens"].mean())
-    return row
-
-
-def _best(images: pd.DataFrame) -> pd.DataFrame:
-    """The best guess of every private example: the highest in the first measure."""
-    ranked = images.assign(quality=_quality(images), clean=images["verdict"] == audit.OK)
-    order = ["success", "quality", "clean"]
-    ranked = ranked.sort_values(order, ascending=False, kind="stable")
-    return ranked.drop_duplicates(IMAGE).sort_values(IMAGE)
-
-
-def _quality(images: pd.DataFrame) -> pd.Series:
-    """The first measure: of images PSNR, of sentences the share of right words."""
-    return images["psnr"].fillna(images["exact_tokens"])
-
-
-def _interval(name: str, best: pd.DataFrame, column: str, facts: Facts) -> Row:
-    """Mean over examples with its interval over victims."""
-    if best.empty:
-        return dict.fromkeys((name, f"{name}_lo", f"{name}_hi"))
-    victims = list(zip(best["seed"], best["victim"], strict=True))
-    found = rate_interval(per_victim(best[column], victims), level=facts.confidence)
-    return {name: found.mean, f"{name}_lo": found.lo, f"{name}_hi": found.hi}
-
-
-def _strongest(images: pd.DataFrame) -> tuple[str, str]:
-    """The attack and evidence that recover most, then with the highest median measure."""
-    if images.empty:
-        return "", ""
-    found = (
-        images.assign(quality=_quality(images))
-        .groupby(["attack", "evidence"], sort=False)
-        .agg(success=("success", "sum"), quality=("quality", "median"))
-        .sort_values(["success", "quality"], ascending=False, kind="stable")
-    )
-    attack, evidence = found.index[0]
-    return str(attack), str(evidence)
-
-
-def _audited(images: pd.DataFrame) -> pd.DataFrame:
-    """The best guesses, each example recovered, exhausted or inconclusive."""
-    best = _best(images)
-    credit = audit.credit(images).loc[pd.MultiIndex.from_frame(best[IMAGE])].to_numpy()
-    lost = best["success"] == 0
-    return best.assign(
-        exhausted=lost & credit,
-        inconclusive=lost & ~credit,
-        leaked=best["success"] + (lost & ~credit),
-    )
 
 
 def _verdict(best: pd.DataFrame) -> str:
@@ -265,19 +266,18 @@ def _verdict(best: pd.DataFrame) -> str:
     return audit.EXHAUSTED if best["exhausted"].mean() > audit.TOLERANCE else audit.OK
 
 
-def _utility(training: pd.DataFrame, defense: str, point: str, facts: Facts) -> Row:
+def _utility(runs: pd.DataFrame, control: pd.DataFrame, defense: str, facts: Facts) -> Row:
     """Means over seeds of what the same operating point cost; epsilon is the largest."""
-    runs = training[(training["defense"] == defense) & (training["point"] == point)]
     columns = (
         "accuracy_global", "accuracy_personal", "uplink_bytes", "downlink_bytes", "client_seconds",
+        "bytes_to_target",
     )  # fmt: skip
     found: Row = {name: _mean(runs[name]) for name in columns}
-    found["bytes_to_target"] = _mean(runs["bytes_to_target"])
     found["epsilon"] = float(runs["epsilon"].max()) if len(runs) else None
     kind = "accuracy_personal" if defense in facts.personalised else "accuracy_global"
-    control = _mean(training[training["defense"] == CONTROL][kind])
-    known = control is not None and found[kind] is not None
-    found["accuracy_lost"] = control - found[kind] if known else None
+    without = _mean(control[kind])
+    known = without is not None and found[kind] is not None
+    found["accuracy_lost"] = without - found[kind] if known else None
     return found
 
 
@@ -298,7 +298,7 @@ def _flags(row: Row, cells: pd.DataFrame, saturation: pd.DataFrame, facts: Facts
         "randomised": defense in facts.randomised,
         "generic-only": defense != CONTROL
         and not attacked & facts.own_evidence.get(defense, frozenset()),
-        "budget-hit": _rising(saturation, row),
+        "budget-hit": _rising(saturation),
         "no-own-control": row["accuracy_lost"] is None,
         "chance-accuracy": row[kind] is not None
         and not exceeds(row[kind], facts.test_examples, chance, level=facts.confidence),
@@ -306,12 +306,10 @@ def _flags(row: Row, cells: pd.DataFrame, saturation: pd.DataFrame, facts: Facts
     return [name for name, holds in found.items() if holds]
 
 
-def _rising(saturation: pd.DataFrame, row: Row) -> bool:
+def _rising(saturation: pd.DataFrame) -> bool:
     """Whether any larger budget found more than the published one: another victim, or a decibel
     in the median where victims are left."""
-    place = [*POINT, *PLACE]
-    own = saturation[(saturation[place] == [row[k] for k in place]).all(axis=1)]
-    for _, curve in own.groupby(["seed", "attack", "evidence"], sort=False):
+    for _, curve in saturation.groupby(["seed", "attack", "evidence"], sort=False):
         for _, base in curve[curve["budget"] == 1].iterrows():
             more = curve[curve["budget"] > 1]
             nearer = (more["success_rate"] < 1) & (more["psnr_median"] > base["psnr_median"] + 1)
@@ -364,7 +362,7 @@ def _rulings(control: Row) -> list[str]:
     found = {
         "weak-control": control["recovered"] < WORKING,
         "broken-control": control["verdict"] == audit.BROKEN,
-        "no-headroom": control["recovered_lo"] <= control["floor_success"],
+        "no-headroom": control["recovered_lo"] <= control["baseline_success"],
     }
     return [name for name, holds in found.items() if holds]
 

@@ -42,7 +42,7 @@ from benchmark.federated.simulation import (
 from benchmark.federated.transcript import as_bytes, as_tensor
 from benchmark.federated.update import Update
 from benchmark.models.parts.imprint import brightness_cuts
-from benchmark.results.columns import write_json
+from benchmark.runtime.files import write_json
 from benchmark.runtime.sources import source_digest
 from benchmark.runtime.store import Store, digest, library_versions
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmark.results.columns import write_json
+from benchmark.runtime.files import write_json
 from benchmark.runtime.progress import clock
 from benchmark.runtime.store import Store
 

@@ -11,16 +11,9 @@ import time
 import pandas as pd
 import pytest
 
-from benchmark.results.columns import (
-    CELL_KEY,
-    CELLS,
-    SCHEMA,
-    STATUSES,
-    TABLES,
-    TRAINING,
-    VERDICTS,
-    read_table,
-)
+from benchmark.results.columns import FILES, SCHEMA, key, names
+from benchmark.results.io import read_table
+from benchmark.results.words import STATUSES, VERDICTS
 from tests.end_to_end.toy import ran
 
 SCENARIOS = ("digits", "digits-fedavg")
@@ -62,8 +55,8 @@ def test_cells_are_complete_for_the_plan(first, results, scenario):
             chosen["observation"]["batch_sizes"],
         )
     }
-    assert set(oblivious[list(CELL_KEY)].itertuples(index=False, name=None)) == planned
-    assert not cells.duplicated(list(CELL_KEY)).any()
+    assert set(oblivious[key("cells.csv")].itertuples(index=False, name=None)) == planned
+    assert not cells.duplicated(key("cells.csv")).any()
     # a reading that applies is attacked at every seed, or says why it was not
     for _, rows in cells.groupby(["defense", "point", "checkpoint", "attack", "evidence"]):
         assert len(rows) == len(params["seeds"])
@@ -72,14 +65,15 @@ def test_cells_are_complete_for_the_plan(first, results, scenario):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_cells_hold_words_of_the_vocabulary_and_numbers(first, results, scenario):
     cells = _cells(results, scenario)
-    assert tuple(cells.columns) == CELLS and CELLS[-1] == "seconds"
+    assert tuple(cells.columns) == names("cells.csv") and cells.columns[-1] == "seconds"
     assert set(cells["status"]) <= set(STATUSES)
     assert set(cells["verdict"]) <= {*VERDICTS, ""}
     computed = cells[cells["status"] == "ok"]
     assert len(computed) and (computed["verdict"] != "").all()
     assert (cells[cells["status"] != "ok"]["reason"] != "").all()
-    numbers = ["n", "success_rate", "success_lo", "success_hi", "psnr_mean", "psnr_median",
-               "psnr_q90", "ssim_mean", "mse_mean", "floor_psnr", "observations", "unknowns",
+    numbers = ["n", "success_rate", "success_rate_lo", "success_rate_hi", "psnr_mean",
+               "psnr_median", "psnr_q90", "ssim_mean", "mse_mean", "baseline_psnr",
+               "observations", "unknowns",
                "evaluations", "loss_truth_max", "chunk", "seconds"]  # fmt: skip
     for name in numbers:
         assert pd.api.types.is_numeric_dtype(computed[name]), name
@@ -87,8 +81,8 @@ def test_cells_hold_words_of_the_vocabulary_and_numbers(first, results, scenario
     victims = first.board.params["scenarios"][scenario]["observation"]["victims"]
     images = first.board.params["scenarios"][scenario]["federation"].get("local_steps", 1)
     assert set(computed["n"]) <= {victims, victims * images}
-    assert (computed["success_lo"] <= computed["success_rate"]).all()
-    assert (computed["success_rate"] <= computed["success_hi"]).all()
+    assert (computed["success_rate_lo"] <= computed["success_rate"]).all()
+    assert (computed["success_rate"] <= computed["success_rate_hi"]).all()
     assert computed["psnr_median"].between(0, 60).all()
     undefended = computed[(computed["defense"] == "none") & (computed["evidence"] == "oblivious")]
     assert (undefended["loss_truth_max"] < 1e-6).all()
@@ -98,7 +92,7 @@ def test_cells_hold_words_of_the_vocabulary_and_numbers(first, results, scenario
 def test_the_other_tables_and_the_catalog_agree_with_the_plan(first, results, scenario):
     params, folder = first.board.params, results / scenario
     runs = read_table(folder / "training.csv")
-    assert tuple(runs.columns) == TRAINING
+    assert tuple(runs.columns) == names("training.csv")
     assert list(runs["defense"]) == [
         name for name in params["scenarios"][scenario]["entrants"] for _ in params["seeds"]
     ]
@@ -117,12 +111,12 @@ def test_the_other_tables_and_the_catalog_agree_with_the_plan(first, results, sc
     assert set(ranking["checkpoint"]) == {"init", "early"}
     catalog = json.loads((folder / "catalog.json").read_text())
     origin = json.loads((folder / "provenance.json").read_text())
-    assert catalog["schema"] == origin["schema"] == SCHEMA == 2
+    assert catalog["schema"] == origin["schema"] == SCHEMA == 3
     assert set(catalog["defenses"]) == set(params["scenarios"][scenario]["entrants"])
     assert re.fullmatch("[0-9a-f]{40}", origin["commit"]) and origin["dirty"] is False
     assert origin["cells"]["total"] == len(read_table(folder / "cells.csv"))
     assert {path.name for path in folder.iterdir()} == {
-        *TABLES, "catalog.json", "provenance.json", "gallery",
+        *FILES, "catalog.json", "provenance.json", "gallery",
     }  # fmt: skip
     for strip in json.loads((folder / "gallery/index.json").read_text()):
         assert (folder / "gallery" / strip["file"]).stat().st_size > 0

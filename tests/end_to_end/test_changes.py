@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.results.columns import read_table
+from benchmark.results.io import read_table
 from tests.end_to_end.toy import copied
 
 ROOT = Path(__file__).resolve().parents[2]

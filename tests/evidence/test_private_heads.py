@@ -16,7 +16,7 @@ from benchmark.evidence.shared_layers import output_gradient_of
 from benchmark.federated.local_steps import gradient
 from benchmark.federated.simulation import start
 from benchmark.federated.update import Update
-from benchmark.metrics.images import match, score
+from benchmark.metrics import images
 from tests import tiny
 from tests.evidence.truth import error, losses, read
 from tests.tiny import Victim
@@ -27,7 +27,8 @@ def psnr(victims: list[Victim], guesses: list[Tensor]) -> float:
     found = []
     for victim, guess in zip(victims, guesses, strict=True):
         true = victim.truth["pixels"].numpy()
-        found += list(score(guess.numpy()[match(guess.numpy(), true)], true).psnr)
+        order = images.match(guess.numpy(), true)
+        found += list(images.psnr(guess.numpy()[order], true))
     return float(torch.tensor(found).median())
 
 

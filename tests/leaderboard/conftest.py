@@ -17,7 +17,9 @@ import pytest
 from matplotlib.image import imsave
 from scipy.stats import binomtest
 
-from benchmark.results.columns import TABLES, write_json, write_table
+from benchmark.results.columns import FILES, described, names
+from benchmark.results.io import write_table
+from benchmark.runtime.files import write_json
 
 Tables = dict[str, list[dict[str, Any]]]
 DEFENSES: dict[str, dict[str, Any]] = {
@@ -82,48 +84,6 @@ ATTACKS = {
         "threat": "auxiliary",
     },
 }
-METRICS = {
-    "success_rate": {
-        "title": "Success rate",
-        "unit": "",
-        "higher_is_better": False,
-        "low": 0,
-        "high": 1,
-        "summary": "share of private images recovered above tau",
-    },
-    "psnr_median": {
-        "title": "Median PSNR",
-        "unit": "dB",
-        "higher_is_better": False,
-        "low": 0,
-        "high": 60,
-        "summary": "peak signal to noise ratio, capped at 60 dB",
-    },
-    "selected_success": {
-        "title": "Selected",
-        "unit": "",
-        "higher_is_better": False,
-        "low": 0,
-        "high": 1,
-        "summary": "what an attacker would believe by a rule that needs no truth",
-    },
-    "accuracy_global": {
-        "title": "Global accuracy",
-        "unit": "",
-        "higher_is_better": True,
-        "low": 0,
-        "high": 1,
-        "summary": "test accuracy of the common model",
-    },
-    "uplink_bytes": {
-        "title": "Upload",
-        "unit": "bytes",
-        "higher_is_better": False,
-        "low": 0,
-        "high": None,
-        "summary": "length of what was encoded, per client and round",
-    },
-}
 SEEDS, VICTIMS = (0, 1, 2), 8
 MESSAGES = len(SEEDS) * VICTIMS
 # Messages recovered of MESSAGES, and those that are inconclusive; others follow from strength.
@@ -155,7 +115,7 @@ def write_results(
     checkpoints = checkpoints or {"init": 0, "early": 50}
     headline = max(checkpoints, key=lambda each: checkpoints[each])
     defenses = defenses or DEFENSES
-    tables: Tables = {table: [] for table in TABLES}
+    tables: Tables = {table: [] for table in FILES}
     for index, (defense, card) in enumerate(defenses.items()):
         for step, point in enumerate(card["points"]):
             strength = (index * 0.13 + step * 0.17) % 1.0
@@ -211,7 +171,7 @@ def write_results(
     write_json(
         folder / "catalog.json",
         {
-            "schema": 2,
+            "schema": 3,
             "scenario": {
                 "name": name,
                 "title": title or f"Synthetic {name}",
@@ -254,13 +214,13 @@ def write_results(
                 for evidence, knowledge in (("oblivious", "oblivious"), ("sent", "adaptive"))
             },
             "scoring": {"confidence": 0.95},
-            "metrics": METRICS,
+            "metrics": described(),
         },
     )
     write_json(
         folder / "provenance.json",
         {
-            "schema": 2,
+            "schema": 3,
             "commit": "0123456789abcdef",
             "dirty": False,
             "created": "2026-01-01T00:00:00Z",
@@ -297,11 +257,11 @@ def interval(count: float) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def estimate(name: str, count: int | None, share: str = "") -> dict[str, Any]:
+def estimate(name: str, count: int | None) -> dict[str, Any]:
     """A figure of a row: its share of MESSAGES and its interval; None is no figure."""
     low, high = (None, None) if count is None else interval(count)
     whole = None if count is None else count / MESSAGES
-    return {share or name: whole, f"{name}_lo": low, f"{name}_hi": high}
+    return {name: whole, f"{name}_lo": low, f"{name}_hi": high}
 
 
 def _cells(tables: Tables, name: str, leaks: Leaks, at: int) -> None:
@@ -335,7 +295,7 @@ def _cells(tables: Tables, name: str, leaks: Leaks, at: int) -> None:
                 elif defense == "dp" and point == "strong" and attack == "dlg" and seed == 2:
                     status, reason = "timeout", "stopped after 60 s & 12 evaluations"
                 scored = status == "ok"
-                row = dict.fromkeys(TABLES["cells.csv"])
+                row = dict.fromkeys(names("cells.csv"))
                 row.update(
                     {
                         "scenario": name,
@@ -370,22 +330,22 @@ def _cells(tables: Tables, name: str, leaks: Leaks, at: int) -> None:
                             if seed
                             else "optimiser-failed",
                             "success_rate": success,
-                            "success_lo": max(0, success - 0.1),
-                            "success_hi": min(1, success + 0.1),
+                            "success_rate_lo": max(0, success - 0.1),
+                            "success_rate_hi": min(1, success + 0.1),
                             "psnr_mean": 10 + 40 * success,
                             "psnr_median": 11 + 43.21 * success,
                             "psnr_q90": 60 * success,
                             "ssim_mean": success,
                             "mse_mean": 0.1 * (1 - success),
                             "label_accuracy": 1.0,
-                            "floor_psnr": 12.34,
+                            "baseline_psnr": 12.34,
                             "observations": 14000,
                             "unknowns": 64,
                             "evaluations": 200,
                             "psnr_q10": 9.0,
                             "psnr_max": 60 * success,
                             "identification_rate": success,
-                            "floor_success_rate": 0.0,
+                            "baseline_success_rate": 0.0,
                             "loss_guess_median": 1e-3,
                             "loss_truth_max": 2e-8,
                             "share_ok": success,
@@ -414,7 +374,7 @@ def _ranking(tables: Tables, training: dict[str, Any], leaks: Leaks) -> None:
     recovered, inconclusive = (leaks.recovered, leaks.inconclusive) if known else (None, None)
     kind = "accuracy_personal" if training["accuracy_global"] is None else "accuracy_global"
     control = next(run for run in tables["training.csv"] if run["defense"] == "none")
-    kept = {name: value for name, value in training.items() if name in TABLES["ranking.csv"]}
+    kept = {name: value for name, value in training.items() if name in names("ranking.csv")}
     shares = {"share_exhausted": None, "share_inconclusive": None, "verdict": ""}
     if recovered is not None:
         lost = MESSAGES - recovered - inconclusive
@@ -431,12 +391,12 @@ def _ranking(tables: Tables, training: dict[str, Any], leaks: Leaks) -> None:
     pick = leaks.recovered // 2
     tables["ranking.csv"].append(
         {
-            **dict.fromkeys(TABLES["ranking.csv"]),
+            **dict.fromkeys(names("ranking.csv")),
             **kept,
             **estimate("recovered", recovered),
             **estimate("recovered_or_inconclusive", both),
             **estimate("oblivious", leaks.oblivious),
-            **estimate("selected", pick, "selected_success"),
+            **estimate("own_pick", pick),
             **shares,
             "checkpoint": leaks.checkpoint,
             "batch_size": 1,
@@ -444,13 +404,13 @@ def _ranking(tables: Tables, training: dict[str, Any], leaks: Leaks) -> None:
             "n_victims": MESSAGES,
             "psnr_median": None if recovered is None else 11 + 43.21 * recovered / MESSAGES,
             "oblivious_psnr_median": 11 + 43.21 * leaks.oblivious / MESSAGES,
-            "selected_psnr_median": 10 + 43.21 * pick / MESSAGES,
+            "own_pick_psnr_median": 10 + 43.21 * pick / MESSAGES,
             "strongest_attack": "ig" if known else "",
             "strongest_evidence": "sent" if known else "",
-            "learned_attack": "",
-            "learned_evidence": "",
-            "floor_success": 1 / MESSAGES,
-            "floor_psnr": 12.34,
+            "extra_data_attack": "",
+            "extra_data_evidence": "",
+            "baseline_success": 1 / MESSAGES,
+            "baseline_psnr": 12.34,
             "flags": ";".join(flags),
             "reason": "" if known else "no attack ran on evidence that knows the defense",
             "accuracy_lost": control[kind] - training[kind],
@@ -469,15 +429,23 @@ def _learned(tables: Tables, row: dict[str, Any], count: int) -> None:
     success = count / MESSAGES
     row.update(
         {
-            **estimate("learned", count, "learned_success"),
-            "learned_psnr_median": 9 + 40 * success,
-            "learned_attack": "lti",
-            "learned_evidence": "oblivious",
+            **estimate("extra_data", count),
+            "extra_data_psnr_median": 9 + 40 * success,
+            "extra_data_attack": "lti",
+            "extra_data_evidence": "oblivious",
         }
     )
     same = ("defense", "point", "checkpoint")
+    low, high = interval(count)
     tables["cells.csv"] += [
-        {**cell, "attack": "lti", "threat": "auxiliary", "success_rate": success}
+        {
+            **cell,
+            "attack": "lti",
+            "threat": "auxiliary",
+            "success_rate": success,
+            "success_rate_lo": low,
+            "success_rate_hi": high,
+        }
         for cell in tables["cells.csv"]
         if cell["attack"] == "ig"
         and cell["evidence"] == "oblivious"
@@ -521,22 +489,19 @@ def _crafts(tables: Tables) -> None:
 def _reads_words(tables: Tables) -> None:
     """Shares of right words in the place of every measure of an image."""
     pictures = {"psnr_mean", "psnr_median", "psnr_q10", "psnr_q90", "psnr_max", "ssim_mean",
-                "mse_mean", "floor_psnr"}  # fmt: skip
+                "mse_mean", "baseline_psnr"}  # fmt: skip
     for rows in tables.values():
         for row in rows:
-            for side, share in (
-                ("oblivious", "oblivious"), ("selected", "selected_success"),
-                ("learned", "learned_success"),
-            ):  # fmt: skip
-                if f"{side}_psnr_median" in row:
-                    row[f"{side}_psnr_median"] = None
-                    row[f"{side}_tokens"] = row[share]
+            for figure in ("oblivious", "own_pick", "extra_data"):
+                if f"{figure}_psnr_median" in row:
+                    row[f"{figure}_psnr_median"] = None
+                    row[f"{figure}_exact_tokens"] = row[figure]
             if "recovered" in row:
                 row["exact_tokens"] = row["recovered"]
             row.update({name: None for name in pictures & row.keys()})
             if row.get("success_rate") is not None and "rouge1" in row:
                 row.update({"exact_tokens": row["success_rate"], "rouge1": 0.5, "rouge2": 0.25,
-                            "rougeL": 0.4, "floor_tokens": 0.125})  # fmt: skip
+                            "rougeL": 0.4, "baseline_exact_tokens": 0.125})  # fmt: skip
 
 
 def _rank(rows: list[dict[str, Any]], headline: str) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.results.io import RecordError
 from leaderboard.build import MARK, build
-from leaderboard.errors import BoardError
 
 
 def _everything(folder: Path) -> dict[str, bytes]:
@@ -32,7 +32,7 @@ def test_what_was_not_built_here_stays(board, tmp_path, files, option):
         (home / name).write_text(text)
     before = _everything(home)
     targets = {"site": tmp_path / "site", "tables": tmp_path / "tables", option: home}
-    with pytest.raises(BoardError, match="not built here"):
+    with pytest.raises(RecordError, match="not built here"):
         build(board["results"], **targets)
     assert _everything(home) == before
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
@@ -49,7 +49,7 @@ def test_targets_in_one_another_or_in_the_results_are_refused(board, tmp_path, s
     shutil.copytree(board["results"], tmp_path / "results")
     (tmp_path / "link").symlink_to(tmp_path / "results")
     before = _everything(tmp_path)
-    with pytest.raises(BoardError, match="choose a folder of its own"):
+    with pytest.raises(RecordError, match="choose a folder of its own"):
         build(tmp_path / "results", tmp_path / site, tmp_path / tables)
     assert _everything(tmp_path) == before
 

@@ -19,7 +19,6 @@ from benchmark.metrics.audit import (
     RESOLUTION,
     TOLERANCE,
     credit,
-    shares,
     summary,
     verdict,
 )
@@ -72,11 +71,21 @@ def test_a_closed_form_proves_nothing_about_evidence(
     assert (said(recovered=False, undefended=True) == BROKEN) == broken
 
 
-def test_shares_add_up() -> None:
-    found = shares([OK, OK, FAILED, EXHAUSTED])
-    blank = dict.fromkeys(audit.VERDICTS, 0.0)
-    assert found == blank | {OK: 0.5, EXHAUSTED: 0.25, FAILED: 0.25}
-    assert shares([]) == blank
+@pytest.mark.parametrize(
+    ("noisy", "exact", "truth", "told"),
+    [
+        (False, True, 0.0, True),
+        (False, True, 0.5, False),
+        (True, True, 0.5, True),  # the defense's own noise
+        (True, False, 0.5, False),  # a mean over draws, or an estimate
+        (True, False, 0.0, True),
+        (False, True, math.nan, False),
+    ],
+)
+def test_only_a_description_of_the_message_earns_credit(
+    noisy: bool, exact: bool, truth: float, told: bool
+) -> None:
+    assert audit.describes(noisy, exact, truth) is told
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Floors: what is scored without attacking anybody."""
+"""The no-attack baseline: what is scored without attacking anybody."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import pytest
 
 from benchmark.data.datasets.base import load
 from benchmark.data.splits import split
-from benchmark.metrics.baseline import class_mean, nearest, swapped, tau, without_attack
+from benchmark.metrics.baseline import class_mean, nearest, swapped, without_attack
 from benchmark.metrics.images import PSNR_CAP, match, psnr
+from benchmark.metrics.measures import Measures
+
+
+def tau(*known: np.ndarray) -> float:
+    return Measures("images").tau(*known, 20.0)
 
 
 def flat(*levels: float) -> np.ndarray:
@@ -29,7 +34,7 @@ def test_the_nearest_auxiliary_image_is_found_over_all_classes() -> None:
     assert nearest(truths, auxiliary) == pytest.approx(best)
 
 
-def test_the_floor_without_an_attack_is_the_better_of_both() -> None:
+def test_the_baseline_without_an_attack_is_the_better_of_both() -> None:
     rng = np.random.default_rng(0)
     truths, auxiliary = rng.random((20, 1, 8, 8)), rng.random((30, 1, 8, 8))
     labels, classes = np.arange(20) % 3, np.arange(30) % 3
@@ -38,11 +43,14 @@ def test_the_floor_without_an_attack_is_the_better_of_both() -> None:
     assert both.tolist() == np.maximum(*parts).tolist()
 
 
+def of_one_cell(guesses: list[np.ndarray], truths: list[np.ndarray], labels: list) -> np.ndarray:
+    return swapped(np.stack([guesses]), np.stack(truths), np.array(labels))[0]
+
+
 def test_swapped_scores_the_guess_for_another_victim_of_the_label() -> None:
     guesses = [flat(0.1), flat(0.2), flat(0.3), flat(0.4)]
     truths = [flat(0.5), flat(0.6), flat(0.7), flat(0.8)]
-    labels = [[3], [1], [3], [3]]
-    values = swapped(guesses, truths, labels)
+    values = of_one_cell(guesses, truths, [[3], [1], [3], [3]])
     assert values[0] == pytest.approx(psnr(flat(0.3), flat(0.5)))  # next in line with a 3: third
     assert values[2] == pytest.approx(psnr(flat(0.4), flat(0.7)))
     assert values[3] == pytest.approx(psnr(flat(0.1), flat(0.8)))
@@ -52,7 +60,7 @@ def test_swapped_scores_the_guess_for_another_victim_of_the_label() -> None:
 def test_swapped_batches_are_matched_anew() -> None:
     guesses = [flat(0.9, 0.1), flat(0.8, 0.2)]
     truths = [flat(0.15, 0.85), flat(0.5, 0.5)]
-    first = swapped(guesses, truths, [[0, 1], [1, 0]])[0]
+    first = of_one_cell(guesses, truths, [[0, 1], [1, 0]])[0]
     order = match(guesses[1], truths[0])
     assert order.tolist() == [1, 0]
     assert first == pytest.approx(psnr(guesses[1][order], truths[0]))
@@ -61,19 +69,28 @@ def test_swapped_batches_are_matched_anew() -> None:
 def test_swapped_takes_the_donor_that_shares_most_labels() -> None:
     guesses = [flat(0.5, 0.5), flat(0.1, 0.1), flat(0.4, 0.4)]
     truths = [flat(0.5, 0.5)] * 3
-    values = swapped(guesses, truths, [[0, 1], [0, 2], [1, 0]])
+    values = of_one_cell(guesses, truths, [[0, 1], [0, 2], [1, 0]])
     assert values[0] == pytest.approx(psnr(guesses[2], truths[0]))
     assert np.isnan(values[1]).tolist() == [False, True]  # nobody else has a 2
 
 
+def test_swapped_scores_every_cell_alone() -> None:
+    rng = np.random.default_rng(0)
+    guesses, truths = rng.random((3, 4, 2, 1, 8, 8)), rng.random((4, 2, 1, 8, 8))
+    labels = np.array([[0, 1], [1, 0], [1, 2], [0, 0]])
+    together = swapped(guesses, truths, labels)
+    for cell, values in zip(guesses, together, strict=True):
+        assert np.array_equal(of_one_cell(cell, truths, labels), values, equal_nan=True)
+
+
 def test_swapped_of_a_single_victim_is_unknown() -> None:
-    assert np.isnan(swapped([flat(0.5)], [flat(0.5)], [[0]])[0]).all()
+    assert np.isnan(of_one_cell([flat(0.5)], [flat(0.5)], [[0]])).all()
 
 
-def test_a_perfect_attack_does_not_raise_its_own_floor() -> None:
+def test_a_perfect_attack_does_not_raise_its_own_baseline() -> None:
     rng = np.random.default_rng(0)
     truths = [rng.random((1, 1, 8, 8)) for _ in range(8)]
-    values = np.concatenate(swapped(truths, truths, [[0]] * 8))
+    values = of_one_cell(truths, truths, [[0]] * 8)
     assert values.max() < 12 < PSNR_CAP
 
 

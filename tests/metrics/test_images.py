@@ -20,10 +20,10 @@ from benchmark.metrics.images import (
     mse,
     pixels,
     psnr,
-    score,
     ssim,
     to_psnr,
 )
+from benchmark.metrics.measures import Measures
 
 
 def images(count: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> np.ndarray:
@@ -112,10 +112,10 @@ def test_a_constant_error_has_a_closed_form() -> None:
 
 def test_an_exact_copy_scores_the_cap_and_full_similarity() -> None:
     truths = images(3)
-    result = score(truths, truths)
-    assert result.psnr.tolist() == [PSNR_CAP] * 3
-    assert result.mse.tolist() == [0.0] * 3
-    assert result.ssim == pytest.approx([1.0] * 3)
+    result = Measures("images").score(truths, truths)
+    assert result["psnr"].tolist() == [PSNR_CAP] * 3
+    assert result["mse"].tolist() == [0.0] * 3
+    assert result["ssim"] == pytest.approx([1.0] * 3)
 
 
 def test_tensors_that_require_gradients_are_scored_like_arrays() -> None:
@@ -135,10 +135,10 @@ def test_what_is_not_finite_counts_as_black_and_stays_in_the_average(value: floa
     truths = images(2)
     guesses = truths.copy()
     guesses[0] = value
-    result = score(guesses, truths)
-    assert result.psnr[0] == psnr(np.zeros_like(truths[:1]), truths[:1])[0]
-    assert result.psnr[1] == PSNR_CAP
-    assert np.isfinite([result.mse, result.psnr, result.ssim]).all()
+    result = Measures("images").score(guesses, truths)
+    assert result["psnr"][0] == psnr(np.zeros_like(truths[:1]), truths[:1])[0]
+    assert result["psnr"][1] == PSNR_CAP
+    assert np.isfinite([result["mse"], result["psnr"], result["ssim"]]).all()
     assert match(guesses, truths).tolist() == [0, 1]
 
 
@@ -151,8 +151,8 @@ def test_shapes_must_agree() -> None:
 
 def test_nothing_to_score_is_empty_not_an_error() -> None:
     nothing = np.empty((0, 1, 8, 8))
-    result = score(nothing, nothing)
-    assert len(result.psnr) == len(result.ssim) == len(match(nothing, nothing)) == 0
+    result = Measures("images").score(nothing, nothing)
+    assert len(result["psnr"]) == len(result["ssim"]) == len(match(nothing, nothing)) == 0
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,9 @@ def test_an_image_does_not_change_the_score_of_another() -> None:
     """Errors divided by a maximum, or averaged over the batch first, cannot be compared."""
     truths = images(4)
     guesses = noisy(truths, 0.1)
-    alone = [score(guesses[i : i + 1], truths[i : i + 1]) for i in range(4)]
-    together = score(guesses, truths)
-    for measure in ("mse", "psnr", "ssim"):
-        values = [getattr(each, measure)[0] for each in alone]
-        assert getattr(together, measure) == pytest.approx(values, abs=1e-9)
+    for measure in (mse, psnr, ssim):
+        values = [measure(guesses[i : i + 1], truths[i : i + 1])[0] for i in range(4)]
+        assert measure(guesses, truths) == pytest.approx(values, abs=1e-9)
 
 
 def test_one_exact_image_does_not_make_the_batch_infinite() -> None:
@@ -273,10 +271,10 @@ def test_every_measure_uses_the_same_pairing() -> None:
     truths = np.stack([0.1 * pattern, np.full((1, 8, 8), 0.5)])
     guesses = np.stack([0.45 + 0.1 * pattern, np.zeros((1, 8, 8))])
     paired = guesses[match(guesses, truths)]
-    result = score(paired, truths)
-    assert result.mse == pytest.approx(mse(paired, truths))
-    assert result.ssim == pytest.approx(ssim(paired, truths))
-    assert result.ssim[0] < ssim(guesses[:1], truths[:1])[0]
+    result = Measures("images").score(paired, truths)
+    assert result["mse"] == pytest.approx(mse(paired, truths))
+    assert result["ssim"] == pytest.approx(ssim(paired, truths))
+    assert result["ssim"][0] < ssim(guesses[:1], truths[:1])[0]
 
 
 def test_ssim_takes_pixels_to_range_from_0_to_1() -> None:

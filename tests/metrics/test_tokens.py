@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
 from benchmark.metrics import tokens
-from benchmark.metrics.judges import EMPTY, Images, Texts, judge_of
-from benchmark.results.columns import CELLS, VICTIMS
+from benchmark.metrics.measures import Measures, measures_of
+from benchmark.results import columns as table
+from benchmark.results.columns import columns
 
 WORDS = ("", "the", "cat", "sat", "on", "mat", "dog", "ran")
 
@@ -55,34 +59,43 @@ def test_a_sentence_is_told_apart_from_others_of_its_class() -> None:
     assert not tokens.identify(truth, truth, said, other, [1, 1]).any()
 
 
-def test_the_floor_is_the_nearest_or_the_usual_sentence() -> None:
+def test_the_baseline_is_the_nearest_or_the_usual_sentence() -> None:
     auxiliary = np.array([[1, 2, 3, 0], [1, 6, 3, 0], [4, 4, 4, 4]])
-    floor = tokens.without_attack([[1, 2, 7, 0], [5, 5, 5, 5]], [0, 1], auxiliary, [0, 0, 1])
-    assert floor == pytest.approx([2 / 3, 0])
+    baseline = tokens.without_attack([[1, 2, 7, 0], [5, 5, 5, 5]], [0, 1], auxiliary, [0, 0, 1])
+    assert baseline == pytest.approx([2 / 3, 0])
     # By hand: of class 0 the usual words are 1, 2 (the first of two), 3.
     assert tokens.without_attack([[1, 2, 3, 0]], [0], auxiliary[1:], [0, 1]) == pytest.approx(2 / 3)
 
 
 def test_recovered_means_every_word_of_a_short_sentence() -> None:
-    judge = Texts(WORDS)
+    measures = Measures("texts", WORDS)
     rows = np.full((20, 4), 5)
-    tau = judge.tau(rows, np.zeros(20, int), np.full((3, 4), 6), np.zeros(3, int), 20.0)
+    tau = measures.tau(rows, np.zeros(20, int), np.full((3, 4), 6), np.zeros(3, int), 20.0)
     assert tau == tokens.SUCCESS and 9 / 10 <= tau < 1
-    known = judge.tau(rows, np.zeros(20, int), rows, np.zeros(20, int), 20.0)
+    known = measures.tau(rows, np.zeros(20, int), rows, np.zeros(20, int), 20.0)
     assert known == 1  # whatever is guessed anyway is no leakage
 
 
-def test_every_judge_fills_columns_of_the_schema() -> None:
+def test_each_kind_of_data_fills_columns_of_its_own() -> None:
     truths = np.array([[1, 2, 3, 0], [6, 7, 0, 0]])
-    judge = judge_of({"vocabulary": list(WORDS)})
-    assert isinstance(judge, Texts) and isinstance(judge_of({}), Images)
-    scores = judge.score(truths, truths)
-    assert list(scores) == list(judge.measures)
-    assert all((values == 1).all() for values in scores.values())
-    rows = [
-        {**EMPTY, **{n: v[i] for n, v in scores.items()}, judge.floor: 0.5} for i in range(2)
-    ]  # fmt: skip
-    assert set(EMPTY) <= set(VICTIMS) and set(judge.summary(rows)) <= set(CELLS)
-    assert judge.summary(rows)["floor_tokens"] == 0.5
-    pictures = Images().score(np.zeros((1, 1, 7, 7)), np.zeros((1, 1, 7, 7)))
-    assert {*pictures, *scores, "floor_psnr", "floor_tokens"} == set(EMPTY)
+    texts, pictures = measures_of({"vocabulary": list(WORDS)}), measures_of({})
+    words = texts.score(truths, truths)
+    assert all((values == 1).all() and len(values) == 2 for values in words.values())
+    images = pictures.score(np.zeros((1, 1, 7, 7)), np.zeros((1, 1, 7, 7)))
+    assert [next(iter(words)), next(iter(images))] == [texts.first, pictures.first]
+    assert (texts.first, pictures.first) == ("exact_tokens", "psnr")
+    filled = {*images, *words, texts.baseline, pictures.baseline}
+    assert filled == {column.name for column in columns("victims.csv") if column.data}
+
+
+def test_a_measure_is_a_function_of_its_own_file_and_a_line_of_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    novel = types.ModuleType("benchmark.metrics.darkness")
+    novel.darkness = lambda guesses, truths: 1 - guesses.mean(axis=(1, 2, 3))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, novel.__name__, novel)
+    line = table.Column("share", "darkness", "cells victims", "Darkness", data="images",
+                        metric="darkness.darkness")  # fmt: skip
+    monkeypatch.setattr(table, "COLUMNS", (*table.COLUMNS, line))
+    found = Measures("images").score(np.full((2, 1, 8, 8), 0.25), np.ones((2, 1, 8, 8)))
+    assert found["darkness"].tolist() == [0.75, 0.75]

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from benchmark.metrics.judges import Images
-from benchmark.pipeline.gallery import hang
+from benchmark.metrics.measures import Measures
+from benchmark.pipeline.gallery import write_gallery
 
 SEED, VICTIMS = 0, 3
 ROW = {"defense": "dgp", "point": "paper", "checkpoint": "early", "batch_size": 1}
@@ -42,9 +42,10 @@ def strips(tmp_path: Path, scored: dict[tuple[str, ...], float], **row: Any) -> 
                     "knowledge": knowledge, "threat": threat, "seed": seed, "victim": victim,
                     "image": 0, "psnr": psnr, "success": float(psnr > 20),
                 })  # fmt: skip
-    (entry,) = hang(
+    (entry,) = write_gallery(
         [{**ROW, "strongest_attack": "auto", "strongest_evidence": "sent", **row}],
-        pd.DataFrame(victims), SEED, {tuple(ROW.values()): files}, tmp_path / "gallery", Images(),
+        pd.DataFrame(victims), SEED, {tuple(ROW.values()): files}, tmp_path / "gallery",
+        Measures("images"),
     )  # fmt: skip
     return entry["rows"]
 

@@ -14,7 +14,8 @@ from scipy import stats as scipy_stats
 from benchmark.config.schema import load_params
 from benchmark.pipeline.rank import Facts, rank
 from benchmark.results.catalog import catalog
-from benchmark.results.columns import RANKING, SATURATION, TRAINING, write_table
+from benchmark.results.columns import names
+from benchmark.results.io import write_table
 
 SEEDS = (0, 1)
 EACH = 12  # victims per seed
@@ -62,9 +63,9 @@ class Tables:
                     self.victims.append(
                         {**key, "knowledge": knowledge, "seed": seed, "victim": victim,
                          "image": image, "success": int(won), "psnr": 40.0 if won else psnr,
-                         "verdict": "ok" if won else verdict, "floor_psnr": 9.0,
-                         "floor_success": floor, "accurate": accurate, "threat": threat,
-                         "selected": int(selected), "exact_tokens": None}
+                         "verdict": "ok" if won else verdict, "baseline_psnr": 9.0,
+                         "baseline_success": floor, "accurate": accurate, "threat": threat,
+                         "picked": int(selected), "exact_tokens": None}
                     )  # fmt: skip
         return self
 
@@ -103,8 +104,9 @@ class Tables:
                 trained.add((cell["defense"], cell["point"]))
         return rank(
             pd.DataFrame(self.cells), pd.DataFrame(self.victims),
-            pd.DataFrame(self.training, columns=[*TRAINING]),
-            pd.DataFrame(self.saturation, columns=[*SATURATION]), replace(FACTS, **facts),
+            pd.DataFrame(self.training, columns=[*names("training.csv")]),
+            pd.DataFrame(self.saturation, columns=[*names("saturation.csv")]),
+            replace(FACTS, **facts),
         )  # fmt: skip
 
     def ranks(self, **facts: Any) -> dict[Any, dict[str, Any]]:
@@ -134,8 +136,8 @@ def test_the_worst_case_is_counted_per_example_over_all_attacks() -> None:
     row = tables.ranks()["x"]
     assert row["recovered"] == 1.0 and row["n"] == row["n_victims"] == 24
     assert (row["strongest_attack"], row["strongest_evidence"]) == ("ig", "sent")
-    assert row["selected_success"] == pytest.approx(6 / 12)
-    assert row["floor_success"] == 0.25, "the same maximum over guesses without the message"
+    assert row["own_pick"] == pytest.approx(6 / 12)
+    assert row["baseline_success"] == 0.25, "the same maximum over guesses without the message"
     assert row["psnr_median"] == 40.0
 
 
@@ -207,10 +209,10 @@ def test_an_attack_that_learned_is_another_threat() -> None:
     alone = tables.ranks()["x"]
     tables.cell("x", 1.0, attack="lti", threat="auxiliary", selected=False)
     row = tables.ranks()["x"]
-    assert row["learned_success"] == 1.0 and row["learned_attack"] == "lti"
+    assert row["extra_data"] == 1.0 and row["extra_data_attack"] == "lti"
     assert row["recovered"] == alone["recovered"] == 0.0
     assert place(row) == place(alone)
-    assert alone["learned_success"] is None and alone["learned_attack"] == ""
+    assert alone["extra_data"] is None and alone["extra_data_attack"] == ""
     blind = Tables().cell("none").cell("x", 0.0, attack="lti", threat="auxiliary")
     assert "no-adaptive" in flags(blind.ranks()["x"])
 
@@ -495,7 +497,7 @@ def test_every_row_fits_the_schema(tmp_path: Path) -> None:
     tables = Tables().cell("none").cell("gone", status="failed").cell("x", 0.0)
     tables.cell("blind", 0.0, evidence="oblivious")
     write_table(tmp_path / "ranking.csv", tables.ranks().values())
-    assert set(tables.ranks()["x"]) == set(RANKING)
+    assert set(tables.ranks()["x"]) == set(names("ranking.csv"))
 
 
 def test_the_catalog_has_all_that_ranks_depend_on() -> None:

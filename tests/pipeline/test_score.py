@@ -18,8 +18,9 @@ from benchmark.data.preparation import read_public, read_training
 from benchmark.metrics.baseline import without_attack
 from benchmark.pipeline.attack import attacked
 from benchmark.pipeline.observe import read_truth
-from benchmark.pipeline.score import _curve, score_sheet, threshold
-from benchmark.results.columns import CELL_KEY, CELLS, SATURATION, VICTIMS, read_table, write_table
+from benchmark.pipeline.score import curve, score_point, threshold
+from benchmark.results.columns import key, names
+from benchmark.results.io import read_table, write_table
 from tests import board
 
 Rows = list[dict[str, Any]]
@@ -50,11 +51,11 @@ def scored(
     if guesses is not None:
         cells = cells[:1]
         rewrite(small, cells[0], without, images=guesses, **tensors)
-    sheet = small.sheet(defense, cells, iterations=3)
-    sheet = type(sheet)(**{**vars(sheet), "key": small.key(defense, size=size),
+    task = small.scoring(defense, cells, iterations=3)
+    task = type(task)(**{**vars(task), "key": small.key(defense, size=size),
                            "transcripts": small.file("transcripts", defense, size=size),
                            "truth": small.file("truth", defense, size=size)})  # fmt: skip
-    cells, victims, _ = score_sheet(sheet)
+    cells, victims, _ = score_point([task])[0]
     return cells, victims
 
 
@@ -62,7 +63,7 @@ def rewrite(
     small: board.Board, cell: dict[str, Any], without: tuple[str, ...] = (), **tensors: torch.Tensor
 ) -> None:
     """Other tensors in a cell's file, or none."""
-    path = small.sheet(cell["defense"], []).guesses / cell["file"]
+    path = small.scoring(cell["defense"], []).guesses / cell["file"]
     kept = {name: tensor for name, tensor in load_file(path).items() if name not in without}
     path.unlink()  # it may be a link into the store
     save_file({**kept, **{name: tensor.contiguous() for name, tensor in tensors.items()}}, path)
@@ -82,7 +83,7 @@ def test_the_truth_as_guess_is_recovered(small: board.Board) -> None:
     assert cell["ssim_mean"] == pytest.approx(1, abs=1e-6)
     assert cell["identification_rate"] == 1.0
     assert cell["loss_truth_max"] < 1e-6 and cell["loss_guess_median"] < 1e-6
-    assert cell["success_lo"] < 0.7 and cell["success_hi"] == 1.0
+    assert cell["success_rate_lo"] < 0.7 and cell["success_rate_hi"] == 1.0
     assert all(v["success"] == 1 and v["verdict"] == "ok" for v in victims)
 
 
@@ -94,7 +95,7 @@ def test_a_cell_says_what_its_images_say(small: board.Board) -> None:
     (cell,), victims = scored(small, "none", guesses)
     mse = ((guesses.double() - images.double()) ** 2).mean((1, 2, 3, 4)).numpy()
     psnr = np.minimum(60.0, -10 * np.log10(np.maximum(mse, 1e-300)))
-    tau = small.sheet("none", []).tau
+    tau = small.scoring("none", []).tau
     success = psnr > tau
     assert success.tolist() == [True, True, False, False]
     assert [v["psnr"] for v in victims] == pytest.approx(psnr.tolist(), rel=1e-5)
@@ -110,8 +111,8 @@ def test_a_cell_says_what_its_images_say(small: board.Board) -> None:
         "psnr_max": psnr.max(),
         "mse_mean": mse.mean(),
         "ssim_mean": np.mean([v["ssim"] for v in victims]),
-        "floor_psnr": np.median([v["floor_psnr"] for v in victims]),
-        "floor_success_rate": np.mean([v["floor_psnr"] > tau for v in victims]),
+        "baseline_psnr": np.median([v["baseline_psnr"] for v in victims]),
+        "baseline_success_rate": np.mean([v["baseline_psnr"] > tau for v in victims]),
         "identification_rate": np.mean([v["identified"] for v in victims]),
         "loss_guess_median": np.median([v["loss_guess"] for v in victims]),
         "loss_truth_max": max(v["loss_truth"] for v in victims),
@@ -121,13 +122,13 @@ def test_a_cell_says_what_its_images_say(small: board.Board) -> None:
     }
     for name, value in expected.items():
         assert cell[name] == pytest.approx(float(value), rel=1e-5), name
-    assert cell["success_lo"] <= 0.5 <= cell["success_hi"]
+    assert cell["success_rate_lo"] <= 0.5 <= cell["success_rate_hi"]
     assert cell["verdict"] == "optimiser-failed", "the truth would have explained more"
     public = read_public(small.artifacts / "public")
-    floors = without_attack(images.flatten(0, 1), labels.flatten(), public.images, public.labels)
-    for row, floor in zip(victims, floors, strict=True):
-        assert row["floor_psnr"] >= floor - 1e-9
-        assert row["floor_success"] == int(row["floor_psnr"] > tau)
+    baselines = without_attack(images.flatten(0, 1), labels.flatten(), public.images, public.labels)
+    for row, baseline in zip(victims, baselines, strict=True):
+        assert row["baseline_psnr"] >= baseline - 1e-9
+        assert row["baseline_success"] == int(row["baseline_psnr"] > tau)
 
 
 def test_nothing_that_an_attack_says_of_itself_counts(small: board.Board) -> None:
@@ -188,21 +189,23 @@ def test_closed_forms_miss_or_do_not_apply_image_by_image(
     assert [v["success"] for v in victims] == [1, 0, 0] * 4
     assert [v["verdict"] for v in victims] == ["ok", "missed", "not-applicable"] * 4
     assert cell["verdict"] == "missed" and cell["share_exhausted"] == 0.0
-    assert cell["share_failed"] == pytest.approx(2 / 3)
+    assert cell["share_failed"] == 0.0, "a closed form does not search"
+    for name in ("share_missed", "share_not_applicable", "share_ok"):
+        assert cell[name] == pytest.approx(1 / 3)
 
 
 def test_an_attackers_pick_is_of_the_boards_settings(small: board.Board) -> None:
     """Guesses at published settings are scored at them, and never the attacker's own pick."""
     board_cell, *_ = small.attacked("none", iterations=3)
     published = {**board_cell, "settings": "published"}
-    sheet = small.sheet("none", [board_cell, published], iterations=3)
-    cells, victims, _ = score_sheet(sheet)
+    task = small.scoring("none", [board_cell, published], iterations=3)
+    cells, victims, _ = score_point([task])[0]
     assert [c["settings"] for c in cells] == ["board", "published"]
-    picked = {v["settings"]: v["selected"] for v in victims}
+    picked = {v["settings"]: v["picked"] for v in victims}
     assert picked == {"board": 1, "published": 0} and len(victims) == 8
-    odd = replace(sheet, cells=[published], attacks={"ig": {"nonesuch": 1}})
-    _, victims, _ = score_sheet(odd)
-    assert len(victims) == 4 and not any(v["selected"] for v in victims)
+    odd = replace(task, cells=[published], attacks={"ig": {"nonesuch": 1}})
+    _, victims, _ = score_point([odd])[0]
+    assert len(victims) == 4 and not any(v["picked"] for v in victims)
 
 
 def saturated(small: board.Board, **tensors: torch.Tensor) -> tuple[Rows, Rows]:
@@ -217,10 +220,10 @@ def saturated(small: board.Board, **tensors: torch.Tensor) -> tuple[Rows, Rows]:
     )  # fmt: skip
     (larger,) = small.kept(attacked([more]))
     rewrite(small, cells[0], evaluations=torch.tensor([10, 20, 1000, 1000]))
-    standard = load_file(small.sheet("none", []).guesses / cells[0]["file"])
+    standard = load_file(small.scoring("none", []).guesses / cells[0]["file"])
     rewrite(small, larger, **{name: tensor[:2] for name, tensor in standard.items()} | tensors)
-    sheet = replace(small.sheet("none", cells), saturation=[larger], attacks={"auto": fields})
-    _, victims, rows = score_sheet(sheet)
+    task = replace(small.scoring("none", cells), saturation=[larger], attacks={"auto": fields})
+    _, victims, rows = score_point([task])[0]
     return victims, rows
 
 
@@ -236,7 +239,7 @@ def test_all_budgets_have_one_judge_and_the_same_victims(small: board.Board) -> 
     assert once["loss_median"] == pytest.approx(np.median([v["loss_guess"] for v in first]))
     for name in ("success_rate", "psnr_median", "loss_median"):
         assert once[name] == pytest.approx(thrice[name], rel=1e-6), name
-    assert once["exact_tokens"] is None and set(once) == set(SATURATION) == set(thrice)
+    assert once["exact_tokens"] is None and set(once) == set(names("saturation.csv")) == set(thrice)
 
 
 def test_larger_budgets_on_sentences_are_measured_in_words() -> None:
@@ -245,24 +248,24 @@ def test_larger_budgets_on_sentences_are_measured_in_words() -> None:
         {"psnr": None, "exact_tokens": share, "success": won, "loss_guess": 0.5}
         for share, won in ((1.0, 1), (0.5, 0), (0.0, 0))
     ]
-    curve = _curve(images, torch.tensor([7, 8, 9]))
-    assert curve == {
+    found = curve(images, torch.tensor([7, 8, 9]))
+    assert found == {
         "n": 3, "success_rate": pytest.approx(1 / 3), "psnr_median": None, "exact_tokens": 0.5,
         "loss_median": 0.5, "evaluations": 8.0,
     }  # fmt: skip
 
 
-def test_another_victims_guess_is_the_floor(small: board.Board) -> None:
+def test_another_victims_guess_is_the_baseline(small: board.Board) -> None:
     """What is scored against the truth of a victim that shares its label earns nothing."""
     images, labels = truth(small)
     assert int((labels[0] == labels[1]).all()), "victims come in pairs of a label"
     (cell,), victims = scored(small, "none", images[[1, 0, 3, 2]])
     for row, guess, true in zip(victims, images, images[[1, 0, 3, 2]], strict=True):
-        assert row["floor_psnr"] == 60.0, "the other's guess happens to be this truth"
+        assert row["baseline_psnr"] == 60.0, "the other's guess happens to be this truth"
         assert row["psnr"] == pytest.approx(
             float(-10 * torch.log10(((guess - true).double() ** 2).mean())), rel=1e-5
         )
-    assert cell["floor_success_rate"] == 1.0 and cell["success_rate"] == 0.0
+    assert cell["baseline_success_rate"] == 1.0 and cell["success_rate"] == 0.0
 
 
 def test_every_evidence_is_audited_at_its_own_truth(small: board.Board) -> None:
@@ -283,9 +286,9 @@ def test_tables_hold_every_cell_and_image_once(small: board.Board, tmp_path: Pat
         own, images = scored(small, name)
         cells += own
         victims += images
-    assert all(set(row) == set(CELLS) for row in cells)
-    assert all(set(row) == set(VICTIMS) for row in victims)
-    keys = [tuple(row[k] for k in CELL_KEY) for row in cells]
+    assert all(set(row) == set(names("cells.csv")) for row in cells)
+    assert all(set(row) == set(names("victims.csv")) for row in victims)
+    keys = [tuple(row[k] for k in key("cells.csv")) for row in cells]
     assert len(set(keys)) == len(keys)
     write_table(tmp_path / "cells.csv", cells)
     write_table(tmp_path / "victims.csv", victims)
@@ -301,8 +304,8 @@ def test_a_cell_without_guesses_is_a_row_without_numbers(small: board.Board, sta
     (record, *_) = attacked([small.task("none", iterations=3)])
     del record["cell"]
     record |= {"status": status, "reason": "because", "file": "nowhere.safetensors"}
-    (cell,), victims, _ = score_sheet(small.sheet("none", [record], iterations=3))
-    assert victims == [] and set(cell) == set(CELLS)
+    (cell,), victims, _ = score_point([small.scoring("none", [record], iterations=3)])[0]
+    assert victims == [] and set(cell) == set(names("cells.csv"))
     assert (cell["status"], cell["reason"], cell["n"]) == (status, "because", 0)
     assert cell["psnr_median"] is None and not cell["verdict"]
 
@@ -313,3 +316,29 @@ def test_tau_is_what_guessing_does_not_reach(small: board.Board) -> None:
     best = without_attack(data.test_images, data.test_labels, known.images, known.labels)
     assert threshold(public, train, 3.0) == pytest.approx(float(np.quantile(best, 0.99)))
     assert threshold(public, train, 50.0) == 50.0
+
+
+def test_files_of_a_point_are_scored_together_as_they_are_alone(small: board.Board) -> None:
+    """One audit for all of them, and every row is that of its own file."""
+    tasks = []
+    for size in (1, 3):
+        cells = small.attacked("dgp", size=size, iterations=3)
+        task = small.scoring("dgp", cells, iterations=3)
+        files = {k: small.file(k, "dgp", size=size) for k in ("transcripts", "truth")}
+        tasks.append(replace(task, key=small.key("dgp", size=size), **files))
+    together = score_point([*tasks, tasks[0]])
+    for task, rows in zip((*tasks, tasks[0]), together, strict=True):
+        for own, alone in zip(rows, score_point([task])[0], strict=True):
+            assert len(own) == len(alone)
+            for row, other in zip(own, alone, strict=True):
+                for name, value in row.items():
+                    if isinstance(value, float):
+                        value = pytest.approx(value, rel=1e-4, abs=1e-7)
+                    assert other[name] == value, name
+
+
+def test_evaluations_are_a_mean_over_victims(small: board.Board) -> None:
+    cells = small.attacked("none", iterations=3)[:1]
+    rewrite(small, cells[0], evaluations=torch.tensor([1, 2, 3, 10]))
+    ((row,), _, _) = score_point([small.scoring("none", cells, iterations=3)])[0]
+    assert row["evaluations"] == 4.0

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from benchmark.config.schema import load_params
 from benchmark.data.text import LENGTH
 from benchmark.pipeline.rank import Facts, rank
-from benchmark.results.columns import read_table, write_table
+from benchmark.results.io import read_table, write_table
 from benchmark.runtime.paths import artifact
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,8 +76,8 @@ def test_batches_that_were_recovered_whole_explain_their_messages(scores: Path) 
 
 def test_sentences_are_measured_in_words_only(scores: Path) -> None:
     victims = read_table(scores / "victims.csv")
-    assert victims[["psnr", "ssim", "mse", "floor_psnr"]].isna().all(axis=None)
-    words = victims[["exact_tokens", "rouge1", "rouge2", "rougeL", "floor_tokens"]]
+    assert victims[["psnr", "ssim", "mse", "baseline_psnr"]].isna().all(axis=None)
+    words = victims[["exact_tokens", "rouge1", "rouge2", "rougeL", "baseline_exact_tokens"]]
     assert (
         not words.isna().any(axis=None) and words.min(axis=None) >= 0 and words.max(axis=None) <= 1
     )
