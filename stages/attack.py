@@ -16,15 +16,13 @@ from benchmark.pipeline.attack import (
     refuse_failed,
     saturation,
 )
-from benchmark.results.columns import write_json
 from benchmark.runtime import environment
-from benchmark.runtime.entries import adopt, measured, place, plan_line
+from benchmark.runtime.files import fresh_folder, locked, write_json
 from benchmark.runtime.parallel import Failure, choose, run
 from benchmark.runtime.paths import artifact
-from benchmark.runtime.session import fresh_folder, locked, main, say
-from benchmark.runtime.store import Store
+from benchmark.runtime.session import main, say
+from benchmark.runtime.store import CELLS, Store, place, plan_line
 from benchmark.runtime.tracking import tracked
-from stages.places import CELLS
 
 
 def attack(scenario: str) -> None:
@@ -37,7 +35,7 @@ def attack(scenario: str) -> None:
         tracked(scenario, "attack") as tracking,
         fresh_folder(out) as folder,
     ):
-        adopt(out, Store(CELLS))
+        Store(CELLS).adopt(out)
         records = _attacked(tasks, f"attack {scenario}")
         more = saturation(board, tasks, records)
         records += _attacked(more, f"larger budgets {scenario}")
@@ -63,7 +61,7 @@ def _attacked(tasks: list[Task], describe: str) -> list[dict[str, Any]]:
         else:
             records += done
     known = [record["seconds"] for record in records if "seconds" in record]
-    known = known or measured(Store(CELLS), "cell.json")
+    known = known or Store(CELLS).seconds("cell.json")
     line = plan_line("cells", len(records) + missing, missing, known, choose(len(waiting)).workers)
     say(f"{describe}: {line}")
     for task, done in run(attack_transcripts, waiting, describe=describe):

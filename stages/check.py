@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmark.config.schema import load_params
-from benchmark.results.columns import write_text
+from benchmark.runtime.files import write_text
 from benchmark.runtime.session import main
 from stages.places import CHECKED
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import shutil
 
 from benchmark.config.schema import load_params
-from benchmark.results.columns import TABLES, read_table, write_json
+from benchmark.results.columns import TABLES, read_table
+from benchmark.runtime.files import fresh_folder, locked, write_json
 from benchmark.runtime.paths import artifact
-from benchmark.runtime.session import StageError, fresh_folder, locked, main
+from benchmark.runtime.session import StageError, main
 from benchmark.runtime.store import digest
+from benchmark.runtime.tracking import deliver
 from stages.places import PUBLISHED, RESULTS
 
 
@@ -32,6 +34,7 @@ def publish() -> None:
                 shutil.copytree(artifact(name, "scores"), folder, dirs_exist_ok=True)
         boards = sorted(path for path in RESULTS.iterdir() if (path / "catalog.json").is_file())
         write_json(PUBLISHED, {path.name: digest(path) for path in boards})
+    deliver()
 
 
 def _published(name: str) -> bool:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config.schema import load_params
-from benchmark.results.columns import write_json
-from benchmark.runtime.entries import adopt, measured, place, plan_line
+from benchmark.runtime.files import fresh_folder, locked, write_json
 from benchmark.runtime.parallel import Failure, choose, run
 from benchmark.runtime.paths import artifact
-from benchmark.runtime.session import Defects, fresh_folder, locked, main, say
-from benchmark.runtime.store import Store
+from benchmark.runtime.session import Defects, main, say
+from benchmark.runtime.store import RUNS, Store, place, plan_line
 from benchmark.runtime.tracking import tracked
-from stages.places import RUNS
 
 
 def train(scenario: str) -> None:
@@ -29,11 +27,11 @@ def train(scenario: str) -> None:
         tracked(scenario, "train") as tracking,
         fresh_folder(out) as folder,
     ):
-        adopt(out, store)
+        store.adopt(out)
         keys = digests(runs, board, artifact(scenario))
         missing = [each for each in runs if store.get(keys[each]) is None]
         known = [_record(store.get(keys[r]))["seconds"] for r in runs if r not in missing]
-        known = known or measured(store, "record.json")
+        known = known or store.seconds("record.json")
         line = plan_line("runs", len(runs), len(missing), known, choose(len(missing)).workers)
         say(f"train {scenario}: {line}")
         jobs, failed = [(each, keys[each]) for each in missing], []

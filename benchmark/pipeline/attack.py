@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 from benchmark.metrics.selection import Candidate, explains, select
 from benchmark.results import provenance
 from benchmark.results.columns import BOARD, CONTROL, PUBLISHED
-from benchmark.runtime.entries import entry_path
 from benchmark.runtime.parallel import Failure, run
 from benchmark.runtime.paths import artifact, diverged_file, guesses_file, transcripts_file
 from benchmark.runtime.randomness import seed_of
 from benchmark.runtime.session import Defects
 from benchmark.runtime.sources import source_digest
-from benchmark.runtime.store import Store, digest, library_versions
+from benchmark.runtime.store import Store, digest, entry_path, library_versions
 
 if TYPE_CHECKING:
     from benchmark.config.schema import Attack as Overrides

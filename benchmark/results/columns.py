@@ -10,12 +10,12 @@ measured ones does not.
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmark.runtime.files import write_json as write_json
+from benchmark.runtime.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,25 +163,6 @@ def read_table(path: Path) -> pd.DataFrame:
     if path.name == "cells.csv" and table.duplicated(list(CELL_KEY)).any():
         raise RecordError("cells.csv: two rows describe the same cell")
     return table
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as readable JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary neighbour and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _field(value: Any) -> Any:
