@@ -37,7 +37,7 @@ board: $(STAMP)
 	print(f"\nThe board: {page}\n           {page.as_uri()}")'
 
 test: $(STAMP)
-	@$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile $(TESTS)
+	@$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: $(STAMP)
 	$(PY) -m ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from benchmark.config.schema import load_params
+from benchmark.runtime import environment
 from benchmark.runtime.files import fresh_folder, locked
 from benchmark.runtime.paths import artifact
 from benchmark.runtime.session import main
@@ -15,6 +16,7 @@ from benchmark.runtime.workers import one_thread
 
 def defend(scenario: str) -> None:
     """Write transcripts and truth of all entrants."""
+    environment.check()
     board = load_params().board(scenario)
     with (
         locked(f"defend/{scenario}"),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from benchmark.config.schema import load_params
+from benchmark.runtime import environment
 from benchmark.runtime.files import fresh_folder, locked, write_json
 from benchmark.runtime.parallel import Failure, choose, run
 from benchmark.runtime.paths import artifact
@@ -18,8 +17,9 @@ from benchmark.runtime.tracking import tracked
 
 def train(scenario: str) -> None:
     """Write the checkpoints and measurements of all runs, and an index of them."""
-    from benchmark.pipeline.train import Run, digests
+    from benchmark.pipeline.train import Run, digests, read_record
 
+    environment.check()
     board, out, store = load_params().board(scenario), artifact(scenario, "models"), Store(RUNS)
     runs = [Run(scenario, *point, seed) for point, seed in product(board.points, board.seeds)]
     with (
@@ -30,7 +30,8 @@ def train(scenario: str) -> None:
         store.adopt(out)
         keys = digests(runs, board, artifact(scenario))
         missing = [each for each in runs if store.get(keys[each]) is None]
-        known = [_record(store.get(keys[r]))["seconds"] for r in runs if r not in missing]
+        there = [store.path(keys[each]) for each in runs if each not in missing]
+        known = [read_record(path)["seconds"] for path in there]
         known = known or store.seconds("record.json")
         line = plan_line("runs", len(runs), len(missing), known, choose(len(missing)).workers)
         say(f"train {scenario}: {line}")
@@ -44,7 +45,7 @@ def train(scenario: str) -> None:
         place([store.path(keys[each]) for each in runs], folder)
         write_json(folder / "index.json", [{**vars(each), "entry": keys[each]} for each in runs])
         for each in runs:
-            record = _record(store.path(keys[each]))
+            record = read_record(store.path(keys[each]))
             numbers = {k: v for k, v in record["training"].items() if isinstance(v, int | float)}
             tracking.child(
                 f"{each.defense}/{each.point}/{each.seed}",
@@ -59,11 +60,6 @@ def one(job: tuple[Any, str]) -> None:
 
     each, key = job
     compute(each, load_params().board(each.scenario), artifact(each.scenario), Store(RUNS), key)
-
-
-def _record(folder: Path | None) -> dict[str, Any]:
-    assert folder is not None
-    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

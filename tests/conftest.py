@@ -1,0 +1,27 @@
+"""In which order files of tests are handed to workers: what takes longest comes first.
+
+A worker takes a file at a time (``--dist loadfile``), so a long one at the end leaves the other
+worker idle. The files of ``end_to_end`` share one board, computed once: they begin apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+FIRST = (
+    "end_to_end/test_changes.py", "attacks/test_contract.py", "runtime/test_tracking.py",
+    "end_to_end/test_wrong.py", "end_to_end/test_interrupted.py", "attacks/test_peeling.py",
+    "evidence/test_contract.py", "end_to_end/test_board.py",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT).as_posix()
+        return FIRST.index(name) if name in FIRST else len(FIRST)
+
+    items.sort(key=place)
