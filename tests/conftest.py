@@ -12,9 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parent
 FIRST = (
-    "end_to_end/test_changes.py", "attacks/test_contract.py", "runtime/test_tracking.py",
-    "end_to_end/test_wrong.py", "end_to_end/test_interrupted.py", "attacks/test_peeling.py",
-    "evidence/test_contract.py", "end_to_end/test_board.py",
+    "end_to_end/test_changes.py", "attacks/test_contract.py", "end_to_end/test_wrong.py",
+    "defenses/test_differential_privacy.py", "evidence/test_generic.py",
+    "end_to_end/test_interrupted.py", "runtime/test_tracking.py", "end_to_end/test_stages.py",
+    "attacks/test_peeling.py", "end_to_end/test_board.py", "end_to_end/test_tracked.py",
+    "federated/test_simulation.py",
 )  # fmt: skip
 
 

@@ -13,7 +13,6 @@ time. LEAKBOARD_TRACKING=off keeps and sends nothing. Workers never track.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import math
 import os
@@ -54,9 +53,6 @@ _ENVIRONMENT = {
 _PARENT = "mlflow.parentRunId"
 _BATCH = 900  # MLflow takes at most 1000 metrics and 100 parameters in one call
 
-Curves = Mapping[str, Sequence[tuple[int, float]]]
-Images = Mapping[str, bytes | Path]
-
 
 class Run(BaseModel):
     """One run as it grows, and as it is kept until it is sent."""
@@ -70,25 +66,21 @@ class Run(BaseModel):
     start: float = Field(default_factory=time.time)
     end: float = Field(default_factory=time.time)
     metrics: dict[str, float] = {}
+    """name -> final value"""
     curves: dict[str, list[tuple[int, float]]] = {}
+    """name -> (step, value) pairs"""
     images: dict[str, bytes] = {}
+    """name without suffix -> PNG"""
     children: list[Run] = []
 
     def log(
         self,
         metrics: Mapping[str, float | None] | None = None,
-        curves: Curves | None = None,
-        images: Images | None = None,
+        curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+        images: Mapping[str, bytes | Path] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Add values. What is None or not a number is left out; infinities become parameters.
-
-        Args:
-            metrics: name -> final value.
-            curves: name -> (step, value) pairs.
-            images: name without suffix -> PNG, as bytes or as a file.
-            tags: name -> text.
-        """
+        """Add values. What is None or not a number is left out; infinities become parameters."""
         for key, value in (metrics or {}).items():
             if value is None or math.isnan(value):
                 continue
@@ -104,17 +96,11 @@ class Run(BaseModel):
         self.tags.update({_key(key): str(value) for key, value in (tags or {}).items()})
 
     def child(
-        self,
-        name: str,
-        params: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, float | None] | None = None,
-        curves: Curves | None = None,
-        images: Images | None = None,
-        tags: Mapping[str, str] | None = None,
+        self, name: str, params: Mapping[str, Any] | None = None, *values: Any, **named: Any
     ) -> None:
-        """Add a finished run below this one, such as one operating point or cell."""
+        """Add a finished run below this one, such as one operating point, with values to log."""
         child = Run(name=name, params=flatten(params or {}), tags=dict(self.tags))
-        child.log(metrics, curves, images, tags)
+        child.log(*values, **named)
         self.children.append(child)
 
 
@@ -209,12 +195,10 @@ def _reach(uri: str) -> None:
     if parts.scheme in ("http", "https"):
         assert parts.hostname, "no host"
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        if parts.scheme == "https":
-            socket.create_connection((parts.hostname, port), PATIENCE).close()
-        else:
-            with closing(http.client.HTTPConnection(parts.hostname, port, PATIENCE)) as server:
-                server.request("GET", f"{parts.path.rstrip('/')}/health")
-                server.getresponse()
+        with socket.create_connection((parts.hostname, port), PATIENCE) as server:
+            if parts.scheme == "http":  # whatever it answers
+                server.sendall(f"GET /health HTTP/1.1\r\nHost: {parts.hostname}\r\n\r\n".encode())
+                server.recv(1)
     elif parts.scheme == "sqlite":
         with closing(sqlite3.connect(_database(uri), timeout=PATIENCE)) as database:
             database.execute("PRAGMA journal_mode=WAL")

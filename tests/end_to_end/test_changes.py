@@ -111,6 +111,19 @@ def _site(board) -> str:
     return (board / "leaderboard/site/index.html").read_text(encoding="utf-8")
 
 
+def test_what_editors_and_systems_leave_behind_changes_nothing(computed):
+    strays = [
+        computed / folder / name
+        for folder in ("benchmark/defenses", "artifacts/digits/public", "leaderboard/static")
+        for name in (".DS_Store", "._dp.py", ".#dp.py", "dp.py~", ".dp.py.swp")
+    ]
+    for stray in strays:
+        stray.write_text("not ours")
+    assert computed.changes() == []
+    for stray in strays:
+        stray.unlink()
+
+
 def test_another_attack_computes_its_own_cells_only(computed):
     params, before, old = computed.params, computed.cells(), _results(computed)
     runs = computed.cells("runs")

@@ -65,6 +65,28 @@ def test_a_stage_names_the_key_and_what_is_allowed(refusals, number):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("LEAKBOARD_DEVICE", "abacus", "LEAKBOARD_DEVICE"),
+        ("LEAKBOARD_CELL_SECONDS", "0", "LEAKBOARD_CELL_SECONDS: '0' is not allowed"),
+        ("LEAKBOARD_EXECUTOR", "slurm", "executor 'slurm' is unknown"),
+    ],
+)
+def test_an_environment_that_cannot_be_had_is_refused_by_every_stage_that_computes(
+    board, name, value, says
+):
+    """Before anything is computed, stored or replaced."""
+    before = board.snapshot("artifacts", "leaderboard", ".leakboard/cells", ".leakboard/runs")
+    stages = ("train", "defend", "attack", "score")
+    done = board.together(*(f"{stage} digits" for stage in stages), **{name: value})
+    for stage, (code, said) in zip(stages, done, strict=True):
+        assert code == 2 and said.startswith(f"python -m stages.{stage}: "), said
+        assert said.count("\n") == 1 and says in said, said
+    after = board.snapshot("artifacts", "leaderboard", ".leakboard/cells", ".leakboard/runs")
+    assert after == before
+
+
+@pytest.mark.parametrize(
     ("key", "value", "says"),
     [
         ("scenarios.digits.entrants", ["none", "dgpp"], "scenarios.digits.entrants: 'dgpp'"),
@@ -208,8 +230,10 @@ def test_scores_that_break_the_schema_are_not_published(board, tmp_path):
         shutil.copytree(tmp_path / kept, target)
 
 
-def test_results_equal_the_scores_after_every_run_and_other_boards_stay(board):
+def test_results_equal_the_scores_after_every_run_and_other_boards_stay(board, tmp_path):
     results = board / "leaderboard/results"
+    results.rename(tmp_path / "elsewhere")  # a link to them is followed, and stays
+    results.symlink_to(tmp_path / "elsewhere")
     other = results / "another/notes.txt"
     other.parent.mkdir()
     other.write_text("a board that this pipeline does not compute\n")
@@ -221,3 +245,4 @@ def test_results_equal_the_scores_after_every_run_and_other_boards_stay(board):
     assert edited.read_bytes() == whole
     assert (results / "digits-fedavg/cells.csv").is_file() and other.is_file()
     shutil.rmtree(other.parent)
+    assert results.is_symlink()
