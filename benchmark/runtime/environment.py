@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 
-from benchmark.runtime.parallel import ExecutionError, choose
+from benchmark.runtime.parallel import ExecutionError, choose, refuse_missing
 
 SECONDS = "LEAKBOARD_CELL_SECONDS"
 
@@ -19,7 +19,7 @@ def check() -> None:
     Raises:
         ExecutionError: naming the variable and what is allowed.
     """
-    choose(1)
+    refuse_missing(choose(1).executor)
     cell_seconds()
     if os.environ.get("LEAKBOARD_COMPILE") or os.environ.get("LEAKBOARD_DEVICE"):
         from benchmark.attacks.engine import memory

@@ -83,6 +83,7 @@ def run(
     """
     todo = list(jobs)
     plan = choose(len(todo), workers, apart)
+    refuse_missing(plan.executor)
     with progress(len(todo), describe) as bar:
         serial = plan.executor == "serial"
         results = _serial(function, todo) if serial else _parallel(function, todo, plan, bar)
@@ -95,7 +96,7 @@ def choose(jobs: int, workers: int | None = None, apart: bool = False) -> Plan:
     """The plan that environment, settings file and machine make for so many jobs.
 
     Raises:
-        ExecutionError: the settings are wrong, or the executor's package is not installed.
+        ExecutionError: the settings are wrong.
     """
     from loky import cpu_count  # processors of our own: affinity and container limits count
 
@@ -103,9 +104,6 @@ def choose(jobs: int, workers: int | None = None, apart: bool = False) -> Plan:
     name = os.environ.get("LEAKBOARD_EXECUTOR") or settings.get("executor")
     if name not in (None, *PACKAGES):
         raise ExecutionError(f"executor {name!r} is unknown; allowed: {', '.join(PACKAGES)}")
-    if name and importlib.util.find_spec(PACKAGES[name]) is None:
-        rule = f"executor {name!r} needs the package {PACKAGES[name]!r}, which is not installed"
-        raise ExecutionError(rule)
     wanted = (workers, os.environ.get("LEAKBOARD_WORKERS") or None, settings.get("workers"))
     count = str(next((number for number in wanted if number is not None), cpu_count()))
     if not (count.isascii() and count.isdecimal() and int(count) > 0):
@@ -113,6 +111,14 @@ def choose(jobs: int, workers: int | None = None, apart: bool = False) -> Plan:
     number = max(1, min(int(count), jobs))
     own = "loky" if apart or number > 1 else "serial"
     return Plan(name or own, number, settings.get("address"))
+
+
+def refuse_missing(executor: str) -> None:
+    """Raise ExecutionError where the package that an executor needs is not installed."""
+    package = PACKAGES[executor]
+    if importlib.util.find_spec(package) is None:
+        rule = f"executor {executor!r} needs the package {package!r}, which is not installed"
+        raise ExecutionError(rule)
 
 
 def _settings() -> dict[str, Any]:
