@@ -7,13 +7,11 @@ from pathlib import Path
 from benchmark.config.schema import load_params
 from benchmark.pipeline.attack import attacked, listed, plan, refuse_failed, saturation
 from benchmark.runtime import environment
-from benchmark.runtime.entries import adopt, place
-from benchmark.runtime.files import write_json
+from benchmark.runtime.files import fresh_folder, locked, write_json
 from benchmark.runtime.paths import artifact
-from benchmark.runtime.session import fresh_folder, locked, main
-from benchmark.runtime.store import Store
+from benchmark.runtime.session import main
+from benchmark.runtime.store import CELLS, Store, place
 from benchmark.runtime.tracking import tracked
-from stages.places import CELLS
 
 
 def attack(scenario: str) -> None:
@@ -26,7 +24,7 @@ def attack(scenario: str) -> None:
         tracked(scenario, "attack") as tracking,
         fresh_folder(out) as folder,
     ):
-        adopt(out, Store(CELLS))
+        Store(CELLS).adopt(out)
         records = attacked(tasks, f"attack {scenario}")
         more = saturation(board, tasks, records)
         records += attacked(more, f"larger budgets {scenario}")

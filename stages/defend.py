@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 
 from benchmark.config.schema import load_params
-from benchmark.runtime.entries import entry_path
+from benchmark.runtime import environment
+from benchmark.runtime.files import fresh_folder, locked
 from benchmark.runtime.paths import artifact
-from benchmark.runtime.session import fresh_folder, locked, main
+from benchmark.runtime.session import main
+from benchmark.runtime.store import entry_path
 from benchmark.runtime.tracking import tracked
 from benchmark.runtime.workers import one_thread
 
 
 def defend(scenario: str) -> None:
     """Write transcripts and truth of all entrants."""
+    environment.check()
     board = load_params().board(scenario)
     with (
         locked(f"defend/{scenario}"),

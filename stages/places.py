@@ -5,7 +5,5 @@ from __future__ import annotations
 from pathlib import Path
 
 RESULTS = Path("leaderboard/results")
-CELLS = Path(".leakboard/cells")
-RUNS = Path(".leakboard/runs")
 CHECKED = Path("artifacts/checked")
 PUBLISHED = Path("artifacts/published.json")

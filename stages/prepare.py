@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from benchmark.config.schema import load_params
+from benchmark.runtime.files import fresh_folder, locked
 from benchmark.runtime.paths import artifact
-from benchmark.runtime.session import fresh_folder, locked, main
+from benchmark.runtime.session import main
 from benchmark.runtime.tracking import tracked
 
 

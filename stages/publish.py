@@ -11,10 +11,11 @@ import shutil
 from benchmark.config.schema import load_params
 from benchmark.results.columns import FILES
 from benchmark.results.io import read_table
-from benchmark.runtime.files import write_json
+from benchmark.runtime.files import fresh_folder, locked, write_json
 from benchmark.runtime.paths import artifact
-from benchmark.runtime.session import StageError, fresh_folder, locked, main
+from benchmark.runtime.session import StageError, main
 from benchmark.runtime.store import digest
+from benchmark.runtime.tracking import deliver
 from stages.places import PUBLISHED, RESULTS
 
 
@@ -34,6 +35,7 @@ def publish() -> None:
                 shutil.copytree(artifact(name, "scores"), folder, dirs_exist_ok=True)
         boards = sorted(path for path in RESULTS.iterdir() if (path / "catalog.json").is_file())
         write_json(PUBLISHED, {path.name: digest(path) for path in boards})
+    deliver()
 
 
 def _published(name: str) -> bool:

@@ -12,10 +12,11 @@ from benchmark.pipeline.publish import assemble
 from benchmark.pipeline.score import plan, score_point, threshold
 from benchmark.pipeline.train import read_record
 from benchmark.runtime import environment
-from benchmark.runtime.entries import entry_path
+from benchmark.runtime.files import fresh_folder, locked
 from benchmark.runtime.parallel import Failure, run
 from benchmark.runtime.paths import artifact
-from benchmark.runtime.session import Defects, fresh_folder, locked, main
+from benchmark.runtime.session import Defects, main
+from benchmark.runtime.store import entry_path
 from benchmark.runtime.tracking import tracked
 
 
@@ -26,7 +27,7 @@ def score(scenario: str) -> None:
     environment.check()
     with (
         locked(f"score/{scenario}"),
-        tracked(scenario, "score", deliver=True) as tracking,
+        tracked(scenario, "score") as tracking,
         fresh_folder(artifact(scenario, "scores")) as folder,
     ):
         public, train = artifact(scenario, "public"), artifact(scenario, "train")

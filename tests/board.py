@@ -15,9 +15,8 @@ from benchmark.pipeline.attack import Task, attacked, listed
 from benchmark.pipeline.observe import observe
 from benchmark.pipeline.score import ScoringTask, threshold
 from benchmark.pipeline.train import Run, compute, digests, setting_of
-from benchmark.runtime.entries import entry_path, place
 from benchmark.runtime.paths import transcripts_file
-from benchmark.runtime.store import Store
+from benchmark.runtime.store import Store, entry_path, place
 
 NAME = "small"
 SEED = 0

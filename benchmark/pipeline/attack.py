@@ -28,13 +28,12 @@ from benchmark.config.registry import file_of
 from benchmark.metrics.selection import Candidate, explains, select
 from benchmark.results import provenance
 from benchmark.results.columns import BOARD, CONTROL, PUBLISHED
-from benchmark.runtime.entries import entry_path, measured, plan_line
 from benchmark.runtime.parallel import Failure, choose, run
 from benchmark.runtime.paths import artifact, diverged_file, guesses_file, transcripts_file
 from benchmark.runtime.randomness import seed_of
 from benchmark.runtime.session import Defects, say
 from benchmark.runtime.sources import source_digest
-from benchmark.runtime.store import Store, digest, library_versions
+from benchmark.runtime.store import Store, digest, entry_path, library_versions, plan_line
 
 if TYPE_CHECKING:
     from benchmark.config.schema import Attack as Overrides
@@ -188,7 +187,7 @@ def attacked(tasks: Sequence[Task], describe: str = "") -> list[dict[str, Any]]:
     jobs = jobs_of(missing)
     if describe:
         known = [record["seconds"] for record in records if "seconds" in record]
-        known = known or (measured(Store(tasks[0].store), "cell.json") if tasks else [])
+        known = known or (Store(tasks[0].store).seconds("cell.json") if tasks else [])
         workers = choose(len(jobs)).workers
         line = plan_line("cells", len(records) + len(missing), len(missing), known, workers)
         say(f"{describe}: {line}")

@@ -8,22 +8,18 @@ from __future__ import annotations
 import math
 import os
 
-from benchmark.runtime.parallel import choose
+from benchmark.runtime.parallel import ExecutionError, choose, refuse_missing
 
 SECONDS = "LEAKBOARD_CELL_SECONDS"
-
-
-class EnvironmentProblem(ValueError):
-    """A variable's value is not allowed; the message is one line that names it."""
 
 
 def check() -> None:
     """Refuse a device, a time limit, a compilation rule or an executor that cannot be had.
 
     Raises:
-        EnvironmentProblem, ExecutionError: naming the variable and what is allowed.
+        ExecutionError: naming the variable and what is allowed.
     """
-    choose(1)
+    refuse_missing(choose(1).executor)
     cell_seconds()
     if os.environ.get("LEAKBOARD_COMPILE") or os.environ.get("LEAKBOARD_DEVICE"):
         from benchmark.attacks.engine import memory
@@ -33,14 +29,14 @@ def check() -> None:
             try:
                 of_the_environment()
             except ValueError as error:
-                raise EnvironmentProblem(str(error)) from None
+                raise ExecutionError(str(error)) from None
 
 
 def cell_seconds() -> float | None:
     """Seconds that a cell may take, or None where nothing limits it.
 
     Raises:
-        EnvironmentProblem: it is no positive number.
+        ExecutionError: it is no positive number.
     """
     text = os.environ.get(SECONDS)
     if not text:
@@ -50,5 +46,5 @@ def cell_seconds() -> float | None:
     except ValueError:
         limit = math.nan
     if not 0 < limit < math.inf:
-        raise EnvironmentProblem(f"{SECONDS}: {text!r} is not allowed: a number of seconds above 0")
+        raise ExecutionError(f"{SECONDS}: {text!r} is not allowed: a number of seconds above 0")
     return limit

@@ -1,12 +1,107 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
+import shutil
+import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+LOCKS = Path(".leakboard/locks")
+DRAFTS = Path(".leakboard/drafts")
+_DAY = 24 * 3600.0
+
+
+class BusyError(ValueError):
+    """Another process holds the lock; the message is one line."""
+
+
+@contextlib.contextmanager
+def locked(name: str, wait: bool = True, folder: Path = LOCKS) -> Iterator[None]:
+    """Hold the lock ``name`` (``/`` allowed) against other processes; the system frees it at exit.
+
+    Says on stderr which process it waits for.
+
+    Raises:
+        BusyError: it is held and ``wait`` is False.
+    """
+    from filelock import FileLock, Timeout
+
+    path = folder / f"{name.replace('/', '--')}.lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        pid = path.read_text(encoding="utf-8").strip() or "?"
+        holder = f"{name}: another run (process {pid}) is at work"
+        if not wait:
+            raise BusyError(holder) from None
+        print(f"{holder}; waiting for it to end", file=sys.stderr, flush=True)
+        lock.acquire(poll_interval=0.2)
+    try:
+        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def draft(home: Path) -> Iterator[Path]:
+    """An empty folder of this process's own in ``home``, removed when the block ends.
+
+    First removes those that killed processes left: of this machine, or older than a day.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    for folder in home.glob("*~*~*"):
+        host, pid, _ = folder.name.rsplit("~", 2)
+        with contextlib.suppress(FileNotFoundError):
+            old = time.time() - folder.stat().st_mtime > _DAY
+            if old or (host == platform.node() and not is_alive(int(pid))):
+                shutil.rmtree(folder, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{platform.node()}~{os.getpid()}~", dir=home))
+    made.chmod(0o755)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def fresh_folder(path: Path | str) -> Iterator[Path]:
+    """An empty folder to write to, which becomes ``path`` when the block ends without an error.
+
+    What was at ``path`` stays until then. Links on the way, ``path`` itself included, are followed.
+    The draft lies out of sight of whatever depends on the folder around ``path``, on the same disk.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    DRAFTS.mkdir(parents=True, exist_ok=True)
+    near = DRAFTS.stat().st_dev == path.parent.stat().st_dev
+    home = DRAFTS if near else path.parent / ".drafts"
+    try:
+        with draft(home) as folder:
+            yield folder
+            old = folder.with_name(f"{folder.name}.old")
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(old)
+            try:
+                folder.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if not near:
+            with contextlib.suppress(OSError):
+                home.rmdir()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -26,3 +121,10 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has that number."""
+    import psutil
+
+    return bool(psutil.pid_exists(pid))

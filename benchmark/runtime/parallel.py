@@ -9,26 +9,44 @@ or Ray cluster's. None of this changes a result, so none of it is in params.yaml
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
 import json
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmark.config.errors import ParamsError
-from benchmark.runtime.executors import EXECUTORS, ExecutionError, Plan, executor
-from benchmark.runtime.progress import Progress
-from benchmark.runtime.workers import one_thread
+from benchmark.runtime.progress import progress
+from benchmark.runtime.workers import one_thread, prepare, visible_gpus
 
 SETTINGS = Path(".leakboard/execution.json")
+PACKAGES = {"serial": "loky", "loky": "loky", "dask": "distributed", "ray": "ray"}
+"""The executors, and the package that each needs."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+class ExecutionError(ValueError):
+    """The surroundings ask for an execution that cannot be had; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where jobs run: an executor, how many at once, and a cluster's address if any."""
+
+    executor: str
+    workers: int
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,27 +83,42 @@ def run(
     """
     todo = list(jobs)
     plan = choose(len(todo), workers, apart)
-    with Progress(len(todo), describe) as progress:
-        source = _serial(function, todo) if plan.executor == "serial" else None
-        for done in source or _parallel(function, todo, plan, progress.tick):
-            progress.advance()
+    refuse_missing(plan.executor)
+    with progress(len(todo), describe) as bar:
+        serial = plan.executor == "serial"
+        results = _serial(function, todo) if serial else _parallel(function, todo, plan, bar)
+        for done in results:
+            bar.update()
             yield done
 
 
 def choose(jobs: int, workers: int | None = None, apart: bool = False) -> Plan:
-    """The plan that environment, settings file and machine make for so many jobs."""
+    """The plan that environment, settings file and machine make for so many jobs.
+
+    Raises:
+        ExecutionError: the settings are wrong.
+    """
+    from loky import cpu_count  # processors of our own: affinity and container limits count
+
     settings = _settings()
     name = os.environ.get("LEAKBOARD_EXECUTOR") or settings.get("executor")
-    if name not in (None, *EXECUTORS):
-        raise ExecutionError(f"executor {name!r} is unknown; allowed: {', '.join(EXECUTORS)}")
+    if name not in (None, *PACKAGES):
+        raise ExecutionError(f"executor {name!r} is unknown; allowed: {', '.join(PACKAGES)}")
     wanted = (workers, os.environ.get("LEAKBOARD_WORKERS") or None, settings.get("workers"))
-    count = next((number for number in wanted if number is not None), None)
-    count = _cores() if count is None else count
-    if not str(count).isascii() or not str(count).isdecimal() or int(count) < 1:
+    count = str(next((number for number in wanted if number is not None), cpu_count()))
+    if not (count.isascii() and count.isdecimal() and int(count) > 0):
         raise ExecutionError(f"workers {count!r} is not allowed: a whole number from 1 up")
     number = max(1, min(int(count), jobs))
     own = "loky" if apart or number > 1 else "serial"
     return Plan(name or own, number, settings.get("address"))
+
+
+def refuse_missing(executor: str) -> None:
+    """Raise ExecutionError where the package that an executor needs is not installed."""
+    package = PACKAGES[executor]
+    if importlib.util.find_spec(package) is None:
+        rule = f"executor {executor!r} needs the package {package!r}, which is not installed"
+        raise ExecutionError(rule)
 
 
 def _settings() -> dict[str, Any]:
@@ -99,13 +132,6 @@ def _settings() -> dict[str, Any]:
     if not isinstance(settings, dict) or not set(settings) <= set(allowed):
         raise ExecutionError(f"{SETTINGS}: a mapping; allowed: {', '.join(allowed)}")
     return settings
-
-
-def _cores() -> int:
-    """Processors of our own: affinity and container limits count."""
-    from loky import cpu_count
-
-    return int(cpu_count())
 
 
 def _guarded(function: Callable[[Job], Result], job: Job) -> Result | Failure:
@@ -138,17 +164,16 @@ def _serial(
 
 
 def _parallel(
-    function: Callable[[Job], Result], jobs: list[Job], plan: Plan, tick: Callable[[], None]
+    function: Callable[[Job], Result], jobs: list[Job], plan: Plan, bar: Any
 ) -> Iterator[tuple[Job, Result | Failure]]:
     """Pools one after another: a broken one is followed by the suspects, each in its own."""
     waiting = deque(jobs)
     while waiting:
         suspects: list[Job] = []
-        yield from _pool(function, waiting, plan, tick, suspects)
+        yield from _pool(function, waiting, plan, bar, suspects)
         for job in suspects:
             again: list[Job] = []
-            alone = Plan(plan.executor, 1, plan.address)
-            yield from _pool(function, deque([job]), alone, tick, again)
+            yield from _pool(function, deque([job]), replace(plan, workers=1), bar, again)
             if again:
                 yield job, Failure("failed", "worker died")
 
@@ -157,7 +182,7 @@ def _pool(
     function: Callable[[Job], Result],
     waiting: deque[Job],
     plan: Plan,
-    tick: Callable[[], None],
+    bar: Any,
     suspects: list[Job],
 ) -> Iterator[tuple[Job, Result | Failure]]:
     """Work through ``waiting`` until it is empty or the pool breaks.
@@ -166,7 +191,7 @@ def _pool(
     are moved to ``suspects``; what was not handed over stays in ``waiting``.
     """
     running: dict[Future[Any], Job] = {}
-    with executor(plan) as pool:
+    with _EXECUTORS[plan.executor](plan) as pool:
         while (waiting or running) and not suspects:
             while waiting and len(running) < 2 * plan.workers:
                 try:
@@ -177,7 +202,7 @@ def _pool(
                     break
                 running[future] = waiting.popleft()
             finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-            tick()
+            bar.update(0)
             for future in finished:
                 job, error = running.pop(future), future.exception()
                 if isinstance(error, BrokenProcessPool):
@@ -188,3 +213,49 @@ def _pool(
                     yield job, _failure(error) if error else future.result()
             if suspects:
                 suspects += running.values()
+
+
+@contextlib.contextmanager
+def _loky(plan: Plan) -> Iterator[Executor]:
+    from loky import ProcessPoolExecutor
+
+    with tempfile.TemporaryDirectory(prefix="leakboard-") as slots:
+        facts = (os.getpid(), slots, visible_gpus())
+        pool = ProcessPoolExecutor(plan.workers, initializer=prepare, initargs=facts)
+        try:
+            yield pool
+        finally:  # however the block is left
+            pool.shutdown(wait=True, kill_workers=True)
+
+
+@contextlib.contextmanager
+def _dask(plan: Plan) -> Iterator[Executor]:
+    distributed = importlib.import_module("distributed")
+    own = {"n_workers": plan.workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with distributed.Client(**({"address": plan.address} if plan.address else own)) as client:
+        pool = client.get_executor(pure=False)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False)
+
+
+@contextlib.contextmanager
+def _ray(plan: Plan) -> Iterator[Executor]:
+    ray = importlib.import_module("ray")
+    own = {"num_cpus": plan.workers, "include_dashboard": False}
+    ray.init(**({"address": plan.address} if plan.address else own))
+
+    class Tasks(Executor):
+        """Just enough of an Executor: a task's reference can be had as a future."""
+
+        def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            return ray.remote(function).remote(*args, **kwargs).future()
+
+    try:
+        yield Tasks()
+    finally:
+        ray.shutdown()
+
+
+_EXECUTORS = {"loky": _loky, "dask": _dask, "ray": _ray}

@@ -1,4 +1,4 @@
-"""What every stage needs around its work: one run at a time, whole folders or none, clear ends.
+"""How every stage runs from the command line: its arguments, its exit status, and its end.
 
 A stage that is interrupted, killed or orphaned leaves no half-written folder and no process.
 """
@@ -6,11 +6,9 @@ A stage that is interrupted, killed or orphaned leaves no half-written folder an
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import inspect
 import os
 import re
-import shutil
 import signal
 import sys
 import time
@@ -22,12 +20,7 @@ from typing import Any, NoReturn
 
 from benchmark.runtime.workers import watch
 
-LOCKS = Path(".leakboard/locks")
 _SHELLS = ("sh", "dash", "bash", "zsh", "ksh", "fish")
-
-
-class BusyError(ValueError):
-    """Somebody else holds the lock; the message is one line."""
 
 
 class StageError(ValueError):
@@ -40,68 +33,6 @@ class Defects(RuntimeError):
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__(f"{len(lines)} failed")
         self.lines = [" ".join(line.split()) for line in lines]
-
-
-@contextlib.contextmanager
-def locked(name: str, wait: bool = True, folder: Path = LOCKS) -> Iterator[None]:
-    """Hold the lock ``name`` (``/`` allowed) against other processes; the system frees it at exit.
-
-    Says on stderr whom it waits for.
-
-    Raises:
-        BusyError: it is held and ``wait`` is False.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{name.replace('/', '--')}.lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = f"{name}: another run (process {file.read().strip() or '?'}) is at work"
-            if not wait:
-                raise BusyError(holder) from None
-            print(f"{holder}; waiting for it to end", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
-@contextlib.contextmanager
-def fresh_folder(path: Path | str) -> Iterator[Path]:
-    """An empty folder to write to, which becomes ``path`` when the block ends without an error.
-
-    What was at ``path`` stays until then. Leftovers of killed runs are removed first, so hold a
-    lock (:func:`locked`) on whatever owns ``path``.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft, old = (_beside(path, kind) for kind in ("draft", "old"))
-    for leftover in (draft, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(old)
-        try:
-            draft.rename(path)
-        except OSError:
-            old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _beside(path: Path, kind: str) -> Path:
-    """Out of sight of whoever depends on the folder that ``path`` lies in, on the same disk."""
-    home = Path(".leakboard/drafts")
-    home.mkdir(parents=True, exist_ok=True)
-    if home.stat().st_dev != path.parent.stat().st_dev:
-        return path.with_name(f".{path.name}.{kind}")
-    return home / f"{str(path.absolute()).strip('/').replace('/', '--')[-200:]}.{kind}"
 
 
 def main(function: Callable[..., None]) -> NoReturn:
@@ -157,19 +88,25 @@ def end_with_caller() -> None:
     The caller is the parent; where that is a shell that only runs our command, the shell's parent
     too. An interactive shell or a background job's init is no caller.
     """
-    callers = [(pid, start) for pid in _callers() if (start := _born(pid)) is not None]
+    import psutil
+
+    def runs(caller: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return caller.is_running() and caller.status() != psutil.STATUS_ZOMBIE
+        return False
 
     def end() -> None:
-        print(f"{_program()}: the caller is gone, ending", file=sys.stderr, flush=True)
+        say(f"{_program()}: the caller is gone, ending")
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5.0)  # for drafts to be removed and workers to be ended
         os._exit(143)
 
+    callers = [caller for caller in _callers() if runs(caller)]
     if callers:
-        watch(lambda: all(_born(pid) == start for pid, start in callers), end)
+        watch(lambda: all(map(runs, callers)), end)
 
 
-def _callers() -> Iterator[int]:
+def _callers() -> Iterator[Any]:
     import psutil
 
     with contextlib.suppress(psutil.Error):
@@ -179,20 +116,9 @@ def _callers() -> Iterator[int]:
             runs_a_command = any(re.fullmatch("-[a-z]*c", word) for word in command)
             if parent.pid == 1 or (shell and not runs_a_command):
                 return
-            yield parent.pid
+            yield parent
             if not shell:
                 return
-
-
-def _born(pid: int) -> float | None:
-    """When a process started (numbers are used again), or None if it is no more."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
-        return None
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

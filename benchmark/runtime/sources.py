@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1]
 
 EXCEPTED = {
     "runtime.store": "keeps finished work under names that it is given",
-    "runtime.entries": "links finished work to where it is wanted",
+    "runtime.files": "whole files, locks",
     "runtime.sources": "reads code, and makes no number",
     "runtime.compat": "makes other libraries importable",
     "config.errors": "words of errors",
@@ -27,7 +27,6 @@ EXCEPTED = {
     "config.values": "parameters enter a digest as values",
     "config.registry": "finds plug-ins, which a unit names as roots",
     "runtime.parallel": "where and when work is done",
-    "runtime.executors": "where and when work is done",
     "runtime.progress": "what is said meanwhile",
     "runtime.workers": "where and when work is done",
     "runtime.session": "locks, folders and ends of stages",

@@ -1,12 +1,15 @@
-"""The small board is computed once; tests change copies of the result."""
+"""The small board is computed once, for all workers; tests change copies of the result."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from filelock import FileLock
 
 from tests.end_to_end.toy import Board, commit, copied, small
 
@@ -21,12 +24,19 @@ class First:
 
 @pytest.fixture(scope="session")
 def first(tmp_path_factory: pytest.TempPathFactory) -> First:
-    board = copied(tmp_path_factory.mktemp("board") / "first")
-    board.params = small(board.params)
-    commit(board)
-    # Results to be published into a folder that exists and is empty.
-    (board / "leaderboard/results").mkdir()
-    return First(board, board.repro(LEAKBOARD_TRACKING="on"))
+    home = tmp_path_factory.getbasetemp()
+    home = home.parent if "PYTEST_XDIST_WORKER" in os.environ else home
+    board, ran = Board(home / "small" / "first"), home / "ran.json"
+    with FileLock(home / "first.lock"):
+        if not ran.exists():
+            shutil.rmtree(board.folder.parent, ignore_errors=True)  # of a worker that failed
+            copied(board.folder)
+            board.params = small(board.params)
+            commit(board)
+            # Results to be published into a folder that exists and is empty.
+            (board / "leaderboard/results").mkdir()
+            ran.write_text(json.dumps(board.repro(LEAKBOARD_TRACKING="on")))
+    return First(board, json.loads(ran.read_text()))
 
 
 @pytest.fixture(scope="module")

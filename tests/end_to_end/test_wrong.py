@@ -27,9 +27,7 @@ def board(first, computed):
     computed.params = first.board.params
 
 
-@pytest.mark.parametrize(
-    ("stage", "key", "value", "says"),
-    [
+WRONG = [
         ("train", "defenses.dgp.points.paper.drop_larges", 0.1,
          ["defenses.dgp", "'drop_larges'", "allowed: drop_largest, drop_smallest"]),
         ("train", "scenarios.digits.entrants", ["none", "dgpp"],
@@ -42,32 +40,59 @@ def board(first, computed):
          ["scenarios.digits.attacks", "'igg'", "dlg", "ig"]),
         ("attack", "attacks.ig.iterations", 0, ["attacks.ig.iterations", "at least 1", "0"]),
         ("defend", "seeds", "all", ["seeds", "'all'"]),
-    ],
-)  # fmt: skip
-def test_a_stage_names_the_key_and_what_is_allowed(first, board, stage, key, value, says):
-    board.params = _set(first.board.params, key, value)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def refusals(first, board):
+    """What the stages said, one after the other, of each value that is not allowed."""
     before = board.snapshot("artifacts", "leaderboard")
-    code, said = board.call(f"stages.{stage}", "digits")
+    steps: list[Any] = []
+    for stage, key, value, _ in WRONG:
+        steps += [_set(first.board.params, key, value), f"{stage} digits"]
+    done = board.together(*steps, first.board.params)
+    assert board.snapshot("artifacts", "leaderboard") == before
+    return done
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_a_stage_names_the_key_and_what_is_allowed(refusals, number):
+    stage, _, _, says = WRONG[number]
+    code, said = refusals[number]
     assert code == 2
     assert said.count("\n") == 1 and said.startswith(f"python -m stages.{stage}: "), said
     assert all(words in said for words in says), said
-    assert board.snapshot("artifacts", "leaderboard") == before
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
+    ("name", "value", "says"),
     [
-        ("scenarios.digits.entrants", ["none", "dgpp"], "scenarios.digits.entrants: 'dgpp'"),
-        ("defenses.dgp.points.paper.drop_largest", 1.5, "dgp.drop_largest must be in [0, 1)"),
+        ("LEAKBOARD_DEVICE", "abacus", "LEAKBOARD_DEVICE"),
+        ("LEAKBOARD_CELL_SECONDS", "0", "LEAKBOARD_CELL_SECONDS: '0' is not allowed"),
+        ("LEAKBOARD_EXECUTOR", "slurm", "executor 'slurm' is unknown"),
     ],
 )
-def test_dvc_stops_there_and_nothing_is_lost(first, board, key, value, says):
+def test_an_environment_that_cannot_be_had_is_refused_by_every_stage_that_computes(
+    board, name, value, says
+):
+    """Before anything is computed, stored or replaced."""
+    before = board.snapshot("artifacts", "leaderboard", ".leakboard/cells", ".leakboard/runs")
+    stages = ("train", "defend", "attack", "score")
+    done = board.together(*(f"{stage} digits" for stage in stages), **{name: value})
+    for stage, (code, said) in zip(stages, done, strict=True):
+        assert code == 2 and said.startswith(f"python -m stages.{stage}: "), said
+        assert said.count("\n") == 1 and says in said, said
+    after = board.snapshot("artifacts", "leaderboard", ".leakboard/cells", ".leakboard/runs")
+    assert after == before
+
+
+def test_dvc_stops_there_and_nothing_is_lost(first, board):
     cells, results = board.cells(), board.snapshot(*RESULTS)
-    board.params = _set(first.board.params, key, value)
+    board.params = _set(first.board.params, "scenarios.digits.entrants", ["none", "dgpp"])
     code, said = board.call("dvc", "repro")
     assert code != 0 and "Traceback" not in said
     own = [line for line in said.splitlines() if line.startswith("python -m stages.")]
-    assert len(own) == 1 and says in own[0], said
+    assert len(own) == 1 and "scenarios.digits.entrants: 'dgpp'" in own[0], said
     assert board.snapshot(*RESULTS) == results
     # mended: DVC has what it took away, nothing is computed again
     board.params = first.board.params
@@ -83,7 +108,8 @@ def test_scores_that_fail_leave_the_last_ones(board):
     guesses.write_bytes(whole[: len(whole) // 2])
     before = board.snapshot("artifacts/scores/digits", *RESULTS)
     code, said = board.call("stages.score", "digits")
-    assert code == 1 and said.count("\n") == 1, said
+    named = [line for line in said.splitlines() if line.startswith("python -m stages.score: ")]
+    assert code == 1 and len(named) == 1 and "Traceback" not in said, said
     assert board.snapshot("artifacts/scores/digits", *RESULTS) == before
     assert not list((board / ".leakboard/drafts").iterdir())
     guesses.write_bytes(whole)
@@ -198,8 +224,10 @@ def test_scores_that_break_the_schema_are_not_published(board, tmp_path):
         shutil.copytree(tmp_path / kept, target)
 
 
-def test_results_equal_the_scores_after_every_run_and_other_boards_stay(board):
+def test_results_equal_the_scores_after_every_run_and_other_boards_stay(board, tmp_path):
     results = board / "leaderboard/results"
+    results.rename(tmp_path / "elsewhere")  # a link to them is followed, and stays
+    results.symlink_to(tmp_path / "elsewhere")
     other = results / "another/notes.txt"
     other.parent.mkdir()
     other.write_text("a board that this pipeline does not compute\n")
@@ -211,3 +239,4 @@ def test_results_equal_the_scores_after_every_run_and_other_boards_stay(board):
     assert edited.read_bytes() == whole
     assert (results / "digits-fedavg/cells.csv").is_file() and other.is_file()
     shutil.rmtree(other.parent)
+    assert results.is_symlink()

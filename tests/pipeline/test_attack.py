@@ -33,11 +33,11 @@ from benchmark.pipeline.attack import (
 )
 from benchmark.pipeline.observe import observe, read_truth
 from benchmark.pipeline.train import Run
-from benchmark.runtime.entries import place
 from benchmark.runtime.parallel import Failure
 from benchmark.runtime.paths import guesses_file
 from benchmark.runtime.session import Defects
 from benchmark.runtime.sources import source_digest
+from benchmark.runtime.store import place
 from tests import board, tiny
 
 

@@ -16,9 +16,8 @@ import pytest
 
 from benchmark.config.errors import ParamsError
 from benchmark.runtime import parallel as execution
-from benchmark.runtime.executors import ExecutionError
-from benchmark.runtime.parallel import Failure, choose, run
-from benchmark.runtime.store import is_alive
+from benchmark.runtime.files import is_alive
+from benchmark.runtime.parallel import ExecutionError, Failure, choose, run
 from benchmark.runtime.workers import visible_gpus
 from tests import jobs
 

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-from benchmark.runtime.progress import Progress
+import time
+
+import pytest
+
+from benchmark.runtime import progress as module
+from benchmark.runtime.progress import clock, progress
 
 
-def test_the_line_estimates_what_is_left():
-    progress = Progress(4, "attack")
-    assert progress.line(5.0) == "attack: 0/4, 0:05 gone, ? left"
-    progress.advance()
-    assert progress.line(1300.0) == "attack: 1/4, 21:40 gone, 1:05:00 left"
-
-
-def test_lines_go_to_stderr_and_are_spaced(capsys):
-    with Progress(3, "attack", every=0.0) as often, Progress(3, "attack") as seldom:
-        for _ in range(3):
-            often.advance()
-            seldom.advance()
+def test_a_log_gets_a_line_at_times_with_what_is_left(capsys, monkeypatch):
+    monkeypatch.setattr(module, "EVERY", 0.2)
+    with progress(3, "attack") as bar:
+        bar.update()
+        assert capsys.readouterr().err == ""
+        time.sleep(0.25)
+        bar.update()
+        bar.update()
+        time.sleep(0.25)
+        bar.update(0)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert [line.split(",")[0] for line in printed.err.splitlines()] == [
-        "attack: 1/3",
         "attack: 2/3",
         "attack: 3/3",
     ]
+    assert printed.err.splitlines()[0] == "attack: 2/3, 00:00 gone, 00:00 left"
 
 
-def test_without_a_description_nothing_is_said(capsys):
-    with Progress(1, "", every=0.0) as progress:
-        progress.advance()
+def test_without_a_description_nothing_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    with progress(1, "") as bar:
+        bar.update()
     assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with Progress(2, "attack") as progress:
-        progress.advance()
-        progress.tick()
+    with progress(2, "attack") as bar:
+        bar.update()
+        bar.refresh()
     assert "1/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(59.6, "01:00"), (3900.0, "1:05:00")])
+def test_a_time_is_said_in_hours_minutes_seconds(seconds, says):
+    assert clock(seconds) == says

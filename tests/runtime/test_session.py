@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.runtime.session import BusyError, fresh_folder, locked
-from benchmark.runtime.store import is_alive
+from benchmark.runtime.files import BusyError, is_alive, locked
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +19,8 @@ STAGE = """
 import os, sys, time
 from pathlib import Path
 from benchmark.config.errors import ParamsError
-from benchmark.runtime.session import Defects, fresh_folder, locked, main
+from benchmark.runtime.files import fresh_folder, locked
+from benchmark.runtime.session import Defects, main
 
 def stage(kind: str, defense: str = "none") -> None:
     if kind == "params":
@@ -206,31 +204,3 @@ def test_who_will_not_wait_is_told_who_holds_the_lock(folder):
 def test_different_locks_do_not_meet(folder):
     with locked("train/a"), locked("train/b", wait=False):
         pass
-
-
-def test_a_fresh_folder_replaces_what_was_there_only_when_done(folder):
-    with fresh_folder("out/x") as draft:
-        (draft / "one").touch()
-    with pytest.raises(RuntimeError), fresh_folder("out/x") as draft:
-        (draft / "two").touch()
-        raise RuntimeError
-    assert [p.name for p in Path("out/x").iterdir()] == ["one"]
-    with fresh_folder("out/x") as draft:
-        assert [p.name for p in Path("out/x").iterdir()] == ["one"]
-        (draft / "three").touch()
-    assert [p.name for p in Path("out/x").iterdir()] == ["three"]
-    assert [p.name for p in Path("out").iterdir()] == ["x"]
-    assert list(Path(".leakboard/drafts").iterdir()) == []
-
-
-@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no second file system here")
-def test_a_fresh_folder_on_another_disk_is_drafted_there(folder):
-    home = Path(f"/dev/shm/leakboard-test-{os.getpid()}")
-    try:
-        with fresh_folder(home / "x") as draft:
-            assert draft.stat().st_dev == home.stat().st_dev
-            (draft / "one").touch()
-        assert (home / "x" / "one").exists()
-        assert [p.name for p in home.iterdir()] == ["x"]
-    finally:
-        shutil.rmtree(home, ignore_errors=True)

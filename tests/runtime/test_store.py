@@ -1,7 +1,11 @@
-"""A cell is there whole or not at all, under the digest of what it depends on."""
+"""An entry is there whole or not at all, under the digest of what it depends on.
+
+Entries travel with an out: linked from the store, and taken over where the store lacks them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,10 +15,20 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.runtime.store import Store, digest, library_versions
+from benchmark.runtime.files import draft, locked
+from benchmark.runtime.store import (
+    LIST,
+    Store,
+    digest,
+    entry_path,
+    gc,
+    library_versions,
+    place,
+    plan_line,
+)
 
 ROOT = Path(__file__).parents[2]
 ONE, TWO = digest(1), digest(2)
@@ -31,11 +45,13 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(), values))
 def test_the_order_of_keys_does_not_matter(mapping):
     assert digest(mapping) == digest(dict(reversed(mapping.items())))
 
 
+@settings(max_examples=50)
 @given(st.lists(values, min_size=1, max_size=4))
 def test_parts_are_told_apart_from_their_concatenation(parts):
     assert digest(*parts) != digest(parts)
@@ -150,19 +166,19 @@ def test_a_killed_writer_leaves_no_cell_and_its_rest_is_swept(tmp_path):
     process.wait()
     process.stdout.close()
     store = Store(tmp_path)
-    assert not half.exists()
     assert store.get(ONE) is None
     store.put(ONE, _write("whole"))
+    assert not half.exists()
     assert (store.get(ONE) / "a.json").read_text() == "whole"
 
 
 def test_what_is_older_than_a_day_is_swept_wherever_it_came_from(tmp_path):
     mine = tmp_path / "unfinished" / f"elsewhere~{os.getpid()}~x"
     mine.mkdir(parents=True)
-    Store(tmp_path)
+    Store(tmp_path).put(ONE, _write("1"))
     assert mine.exists()
     os.utime(mine, (time.time() - 2 * 24 * 3600,) * 2)
-    Store(tmp_path)
+    Store(tmp_path).put(TWO, _write("2"))
     assert not mine.exists()
 
 
@@ -181,3 +197,113 @@ def test_a_store_that_was_removed_is_made_again(tmp_path):
     shutil.rmtree(tmp_path / "cells")
     store.put(ONE, _write("1"))
     assert store.get(ONE)
+
+
+def _made(store: Store, number: int) -> Path:
+    def write(folder: Path) -> None:
+        (folder / "cell.json").write_text(f"{number}")
+
+    return store.put(digest(number), write)
+
+
+def test_what_one_store_placed_another_adopts(tmp_path):
+    ours, theirs = Store(tmp_path / "ours"), Store(tmp_path / "theirs")
+    folders = [_made(ours, number) for number in (1, 2)]
+    place([*folders, folders[0]], tmp_path / "out")
+    before = _made(theirs, 2).stat().st_ino
+    theirs.adopt(tmp_path / "out")
+    for folder in folders:
+        found = theirs.get(folder.name)
+        assert found is not None
+        assert (found / "cell.json").read_text() == (folder / "cell.json").read_text()
+        assert entry_path(tmp_path / "out", folder.name).is_dir()
+    assert theirs.path(digest(2)).stat().st_ino == before  # its own stays
+    theirs.adopt(tmp_path / "nothing there")
+
+
+def test_an_out_that_is_removed_leaves_the_store_whole(tmp_path):
+    store = Store(tmp_path / "store")
+    folder = _made(store, 1)
+    place([folder], tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    assert (folder / "cell.json").read_text() == "1"
+
+
+def test_what_is_neither_tensors_nor_json_is_not_adopted(tmp_path):
+    strange = entry_path(tmp_path / "out", digest("x"))
+    strange.mkdir(parents=True)
+    (strange / "code.pkl").write_bytes(b"")
+    (tmp_path / "out" / LIST).write_text(json.dumps({strange.name: {"code.pkl": 0}}))
+    store = Store(tmp_path / "store")
+    with pytest.raises(ValueError, match="not code.pkl"):
+        store.adopt(tmp_path / "out")
+    assert store.get(digest("x")) is None
+
+
+@pytest.mark.parametrize(
+    ("total", "missing", "known", "line"),
+    [
+        (0, 0, [], "0 cells: all there"),
+        (51, 3, [], "51 cells: 48 there, 3 to compute, time unknown yet"),
+        (51, 3, [10.0, 40.0, 50.0], "51 cells: 48 there, 3 to compute, about 01:00"),
+    ],
+)
+def test_the_plan_is_said_in_numbers(total, missing, known, line):
+    assert plan_line("cells", total, missing, known, 2) == line
+
+
+def test_how_long_entries_took_is_read_from_the_latest(tmp_path):
+    store = Store(tmp_path / "store")
+    for number in (1, 2):
+        store.put(
+            digest(number),
+            lambda folder, n=number: (folder / "cell.json").write_text(f'{{"seconds": {n}.5}}'),
+        )
+    assert sorted(store.seconds("cell.json")) == [1.5, 2.5]
+    assert Store(tmp_path / "empty").seconds("cell.json") == []
+
+
+def test_half_an_entry_is_not_adopted(tmp_path):
+    """A checkout makes all folders first: killed, it leaves empty ones and half their files."""
+    ours, theirs = Store(tmp_path / "ours"), Store(tmp_path / "theirs")
+    folders = [_made(ours, number) for number in (1, 2, 3)]
+    out = tmp_path / "out"
+    place(folders, out)
+    (entry_path(out, folders[0].name) / "cell.json").unlink()
+    cut = entry_path(out, folders[1].name) / "cell.json"
+    cut.unlink()
+    cut.write_text("")
+    theirs.adopt(out)
+    assert [theirs.get(folder.name) is not None for folder in folders] == [False, False, True]
+    (out / LIST).unlink()
+    Store(tmp_path / "others").adopt(out)
+    assert Store(tmp_path / "others").get(folders[2].name) is None
+
+
+def test_records_without_a_clock_tell_nothing(tmp_path):
+    store = Store(tmp_path / "store")
+    store.put(digest("old"), lambda folder: (folder / "record.json").write_text("{}"))
+    assert store.seconds("record.json") == []
+
+
+def test_gc_keeps_what_an_out_lists_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells, runs = Store(".leakboard/cells"), Store(".leakboard/runs")
+    folders = [_made(store, number) for store in (cells, runs) for number in (1, 2)]
+    with pytest.raises(ValueError, match="artifacts/ lists no entries"):
+        gc()
+    place([folders[0]], Path("artifacts/a/guesses"))
+    place([folders[3]], Path("artifacts/b/models"))
+    with locked("attack/a"), draft(cells.root / "unfinished"):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        busy = subprocess.run(
+            [sys.executable, "-m", "benchmark.runtime.store", "gc"],
+            env=environment, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert busy.returncode == 1 and "another run" in busy.stderr
+    assert len(list(cells.root.iterdir())) == 3
+    # an entry of either store is kept where any out lists it
+    assert gc() == "0 of 4 entries removed, 4 kept"
+    place([folders[0]], Path("artifacts/b/models"))
+    assert gc() == "2 of 4 entries removed, 2 kept"
+    assert cells.get(digest(1)) and runs.get(digest(1))
