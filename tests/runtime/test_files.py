@@ -48,7 +48,12 @@ def _shared_memory() -> list[Path]:
     return [Path(f"/dev/shm/leakboard-test-{os.getpid()}")] if os.path.isdir("/dev/shm") else []
 
 
-@pytest.mark.parametrize("home", [Path("elsewhere"), *_shared_memory()], ids=str)
+def _kind(home: Path) -> str:
+    """The same in every process that collects."""
+    return "another disk" if home.is_absolute() else "here"
+
+
+@pytest.mark.parametrize("home", [Path("elsewhere"), *_shared_memory()], ids=_kind)
 @pytest.mark.parametrize("linked", ["out", "out/x"])
 def test_links_are_followed_and_stay(home, linked):
     """A folder of results that a user has put on another disk, or outside the checkout."""
