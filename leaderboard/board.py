@@ -17,6 +17,7 @@ from benchmark.results import columns
 from benchmark.results.catalog import Catalog, Provenance
 from benchmark.results.columns import CONTROL, FILES
 from benchmark.results.io import NAME, RecordError, read_model, read_table
+from benchmark.results.provenance import file_digests
 from leaderboard.gallery import Strip, read_strips
 
 ROUNDING = 1e-6
@@ -127,9 +128,18 @@ def _scenario(folder: Path) -> Scenario:
         tables = {name: read_table(folder / name) for name in FILES}
         found = Scenario(folder.name, folder, tables, catalog, provenance, read_strips(folder))
         _agree(found)
+        _unchanged(folder, provenance["files"])
         return found
     except RecordError as error:
         raise RecordError(f"{folder.name}/{error}") from None
+
+
+def _unchanged(folder: Path, published: Mapping[str, str]) -> None:
+    """Results are as they were scored: what was edited by hand since is named."""
+    found = file_digests(folder) if published else {}
+    for name in sorted(published.keys() | found):
+        if published.get(name) != found.get(name):
+            raise RecordError(f"{name}: is not what was scored; `dvc repro` publishes it again")
 
 
 def _agree(scenario: Scenario) -> None:

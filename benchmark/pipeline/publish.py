@@ -76,12 +76,13 @@ def assemble(
     )  # fmt: skip
     write_table(folder / "ranking.csv", ranking)
     read_table(folder / "ranking.csv")
-    write_json(folder / "provenance.json", origin(params, facts, rows["cells.csv"]))
     index = write_gallery(
         ranking, tables["victims.csv"], board.seeds[0], _pictures(tasks), folder / "gallery",
         measures_of(facts),
     )  # fmt: skip
     write_json(folder / "gallery" / "index.json", index)
+    found = origin(params, facts, rows["cells.csv"])
+    write_json(folder / "provenance.json", found | {"files": provenance.file_digests(folder)})
     _track(ranking, rows["cells.csv"], index, folder / "gallery", tracking)
 
 

@@ -109,6 +109,7 @@ class Provenance(Card):
     versions: dict[str, str] = {}
     commits: list[str] = []
     cells: dict[str, Count] = {}
+    files: dict[str, str] = {}
 
 
 def catalog(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -35,6 +36,15 @@ def machine() -> str:
 def summary() -> dict[str, str | bool]:
     """The columns that a cell carries."""
     return {"commit": commit(), "dirty": dirty(), "machine": machine()}
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of published results but provenance.json, by its path in the folder."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / "provenance.json"
+    }
 
 
 def processor() -> str:

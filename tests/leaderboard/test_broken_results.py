@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from benchmark.results.columns import FILES
 from benchmark.results.io import RecordError
+from benchmark.results.provenance import file_digests
 from leaderboard.board import load
 from leaderboard.build import main
 from leaderboard.page import render
@@ -189,3 +190,26 @@ def test_no_cell_of_the_downloads_is_a_formula(
     make_results(tmp_path / "results", checkpoints={"init": 0}, defenses=few)
     write_tables(load(tmp_path / "results"), tmp_path)
     assert '"\'=HYPERLINK(""http://x"")"' in (tmp_path / "toy.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", ["cells.csv", "catalog.json", "extra.csv"])
+def test_what_was_edited_by_hand_is_named(
+    small: Path, tmp_path: Path, file: str, capsys: Capture
+) -> None:
+    """The scored files' digests stand in provenance.json; an edit that fits the schema shows."""
+    results = tmp_path / "results"
+    shutil.copytree(small / "good", results)
+    folder = next(results.iterdir())
+    origin = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    origin["files"] = file_digests(folder)
+    (folder / "provenance.json").write_text(json.dumps(origin), encoding="utf-8")
+    paths = [f"--{name}={tmp_path / name}" for name in ("results", "site", "tables")]
+    assert main(paths) == 0
+    with open(folder / file, "a", encoding="utf-8") as opened:
+        opened.write("\n" if file == "catalog.json" else "")
+    if file == "cells.csv":
+        text = (folder / file).read_text(encoding="utf-8")
+        (folder / file).write_text(text.replace(",test,", ",other,", 1), encoding="utf-8")
+    capsys.readouterr()
+    assert main(paths) == 1
+    assert f"{folder.name}/{file}: is not what was scored" in capsys.readouterr().err
