@@ -7,7 +7,6 @@ import torch
 
 from benchmark.attacks.base import get
 from benchmark.attacks.cpl import WithPrediction
-from benchmark.attacks.parts.priors import GroupConsistency
 from benchmark.evidence.generic import oblivious
 from benchmark.federated.setting import stateless_model
 from tests.tiny import observe, setting_of
@@ -63,7 +62,7 @@ def test_gradinversions_seeds_agree_more_with_a_stronger_group(victims) -> None:
     attack = get("gradinversion").configured(iterations=30, restarts=2)
 
     def total(weight: float) -> float:
-        guess = attack.configured(group=GroupConsistency(weight)).run([evidence])[0]
+        guess = attack.configured(group={"weight": weight}).run([evidence])[0]
         return float(guess.loss)
 
     assert total(0.0) < total(100.0)

@@ -268,7 +268,11 @@ F = "scenarios.digits.federation"
         ("attacks.ig.title", "IG", ["attacks.ig: 'title' is no key here"]),
         ("attacks.lti", {"epochs": -1}, ["attacks.lti.epochs: -1", "must be at least 1"]),
         ("attacks.dager", {"width": -1}, ["attacks.dager.width: -1", "must be at least 1"]),
-        ("attacks.auto", {"robust": -1}, ["attacks.auto.robust: -1", "must be at least 1"]),
+        (
+            "attacks.auto",
+            {"adam_evaluations": -1},
+            ["attacks.auto.adam_evaluations: -1", "must be at least 1"],
+        ),
         ("defenses.dp", {"noise": -1, "clip": 1.0}, ["defenses.dp", "noise", "-1"]),
     ],
 )
