@@ -121,6 +121,7 @@ def setting_used(evidence: Evidence) -> Any:
     So predictions of the plain update are one structure under every defense.
     """
     from benchmark.defenses.base import Defense
+    from benchmark.federated.setting import stateless_model
 
     setting = evidence.setting
     key = evidence.predict, setting
@@ -128,6 +129,7 @@ def setting_used(evidence: Evidence) -> Any:
         wraps = type(setting.defense).wrap is not Defense.wrap
         bare = replace(setting, defense=ModelOnly(setting.defense if wraps else None))  # type: ignore[arg-type]
         try:
+            stateless_model(bare)  # kept; inside a prediction's own vmap it could not be made
             with torch.no_grad():
                 evidence.predict(bare, *_anything(evidence), evidence.data)
         except Asked:
