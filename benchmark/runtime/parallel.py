@@ -219,6 +219,9 @@ def _pool(
 def _loky(plan: Plan) -> Iterator[Executor]:
     from loky import ProcessPoolExecutor
 
+    # Stacks keep their memory for the next ones; loky would take a worker that does for one that
+    # leaks, and start another.
+    os.environ.setdefault("LOKY_MAX_MEMORY_LEAK_SIZE", "8e8")
     with tempfile.TemporaryDirectory(prefix="leakboard-") as slots:
         facts = (os.getpid(), slots, visible_gpus())
         pool = ProcessPoolExecutor(plan.workers, initializer=prepare, initargs=facts)
