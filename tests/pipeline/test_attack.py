@@ -478,8 +478,8 @@ def test_plain_updates_are_of_one_structure_under_every_defense() -> None:
         return signature(readable([transcript])[evidence][0])
 
     assert of("none") == of("dp") == of("pruning")
-    assert of("pruning", "sent") == of("dgp", "sent") != of("pruning")
-    assert of("pruning", "resimulated") != of("dgp", "resimulated")
+    assert of("pruning", "nonzero-entries") == of("dgp", "nonzero-entries") != of("pruning")
+    assert of("pruning", "bpda-eot") != of("dgp", "bpda-eot")
     assert of("none") != of("precode")
 
 
