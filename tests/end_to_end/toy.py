@@ -135,12 +135,11 @@ class Board:
 
     def cells(self, kind: str = "cells") -> dict[str, tuple[int, int]]:
         """Finished cells, or ``runs``, by digest: inode and time of the last change of a file."""
-        store = self / ".leakboard" / kind
+        record = {"cells": "cell.json", "runs": "record.json"}[kind]
         found = {}
-        for folder in store.iterdir() if store.exists() else ():
-            if folder.name != "unfinished":
-                facts = next(folder.glob("*.json")).stat()
-                found[folder.name] = (facts.st_ino, facts.st_mtime_ns)
+        for file in (self / ".leakboard" / kind).glob(f"*/{record}"):
+            facts = file.stat()
+            found[file.parent.name] = (facts.st_ino, facts.st_mtime_ns)
         return found
 
     def snapshot(self, *folders: str) -> dict[str, tuple[int, bytes]]:
