@@ -5,6 +5,8 @@ Every example's factor follows from the guess, which says more than factors as u
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
@@ -31,8 +33,7 @@ def clipped_gradient(
     setting: Setting, weights: Tensors, held: Tensors, step: Step
 ) -> dict[str, Tensor]:
     """The mean of the examples' clipped gradients."""
-    model, defense = stateless_model(setting), setting.defense
-    assert isinstance(defense, DifferentiallyPrivateSGD)
+    model, clip = stateless_model(setting), cast(DifferentiallyPrivateSGD, setting.defense).clip
     images, labels, _ = step
 
     def loss(weights: Tensors, image: Tensor, label: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def clipped_gradient(
 
     each = vmap(grad(loss), in_dims=(None, 0, 0))(dict(weights), images, labels)
     norms = sum(t.flatten(1).square().sum(1) for t in each.values()).sqrt()
-    factors = defense.clip / torch.clamp_min(norms, defense.clip)
+    factors = clip / torch.clamp_min(norms, clip)
     return {n: torch.tensordot(factors, t, 1) / len(images) for n, t in each.items()}
 
 

@@ -240,7 +240,9 @@ def _gaussian_likelihood(transcript: Transcript, evidence: Evidence) -> Evidence
     errors = [drawn(RESCALINGS + number) - alike for number in range(2 * PAIRS)]
     variance = {n: torch.stack([e[n].square().mean() for e in errors]).mean() for n in alike}
     term = Term(value=dict(message), variance=variance)
-    return replace(evidence, predict=predict_update, terms={"update": term}, noisy=True)
+    return replace(
+        evidence, predict=predict_update, terms={"update": term}, noisy=True, exact=False
+    )
 
 
 def _ratio(tensor: Tensor, other: Tensor) -> Tensor:

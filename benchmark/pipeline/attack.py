@@ -226,19 +226,19 @@ def surveyed(tasks: Sequence[Task]) -> list[tuple[Task, list[dict[str, Any]]]]:
 def survey(tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
     """What tasks on the same transcripts attack: kept, and returned.
 
-    Per reading what a record says of it, and the cell's ``digest``, which readings share that show
+    Per evidence what a record says of it, and the cell's ``digest``, shared by evidence that shows
     the same of every victim, its ``structure``, ``victims`` and ``planned`` evaluations; or a
     ``status`` that needs no attack.
     """
     from benchmark.federated.transcript import read
 
     transcripts = read(tasks[0].transcripts)
-    readings = readable(transcripts)
-    digests = {name: _shown(evidences) for name, evidences in readings.items()}
+    there = readable(transcripts)
+    digests = {name: _shown(evidences) for name, evidences in there.items()}
     surveys = []
     for task in tasks:
         cells, chosen, key = [], attack_of(task), survey_digest(task)
-        for name, evidences in readings.items():
+        for name, evidences in there.items():
             first = evidences[0]
             if task.only not in (None, name):
                 continue
@@ -480,7 +480,8 @@ def signature(evidence: Any) -> str:
         "data": _shapes(evidence.data),
         "hidden": {name: repr(hidden) for name, hidden in evidence.hidden.items()},
         "asks": [_named(evidence.predict), repr(setting_used(evidence))],
-        "rest": [evidence.cost, evidence.labels],
+        "rest": [evidence.cost, evidence.labels, evidence.noisy],
+        "linear": _shapes(evidence.linear),
     }
     return digest(shapes)
 

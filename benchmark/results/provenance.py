@@ -43,7 +43,9 @@ def file_digests(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / "provenance.json"
+        if path.is_file()
+        and path != folder / "provenance.json"
+        and not path.name.startswith(".")  # what editors and desktops leave
     }
 
 

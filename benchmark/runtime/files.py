@@ -57,14 +57,15 @@ def locked(name: str, wait: bool = True, folder: Path = LOCKS) -> Iterator[None]
 def draft(home: Path) -> Iterator[Path]:
     """An empty folder of this process's own in ``home``, removed when the block ends.
 
-    First removes those that killed processes left: of this machine, or older than a day.
+    First removes those that killed processes left: of this machine by their number, of others
+    those that are older than a day.
     """
     home.mkdir(parents=True, exist_ok=True)
     for folder in home.glob("*~*~*"):
         host, pid, _ = folder.name.rsplit("~", 2)
         with contextlib.suppress(FileNotFoundError):
             old = time.time() - folder.stat().st_mtime > _DAY
-            if old or (host == platform.node() and not is_alive(int(pid))):
+            if not is_alive(int(pid)) if host == platform.node() else old:
                 shutil.rmtree(folder, ignore_errors=True)
     made = Path(tempfile.mkdtemp(prefix=f"{platform.node()}~{os.getpid()}~", dir=home))
     made.chmod(0o755)
@@ -90,12 +91,13 @@ def fresh_folder(path: Path | str) -> Iterator[Path]:
         with draft(home) as folder:
             yield folder
             old = folder.with_name(f"{folder.name}.old")
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(old)
             try:
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(old)
                 folder.rename(path)
-            except OSError:
-                old.rename(path)
+            except BaseException:  # an interrupt too
+                if old.exists() and not path.exists():
+                    old.rename(path)
                 raise
             shutil.rmtree(old, ignore_errors=True)
     finally:

@@ -168,20 +168,36 @@ def gc(artifacts: Path = Path("artifacts"), stores: Iterable[Path] = (CELLS, RUN
 
     Raises:
         BusyError: a stage that may be adding entries is at work.
-        ValueError: nothing is listed, as after the artifacts were removed.
+        ValueError: a board does not list its entries, as after its artifacts were removed.
     """
-    lists = [json.loads(path.read_text("utf-8")) for path in artifacts.glob(f"*/*/{LIST}")]
-    wanted = {digest for listed in lists for digest in listed}
-    if not wanted:
-        raise ValueError(f"{artifacts}/ lists no entries; run `dvc repro` or `dvc checkout` first")
     with contextlib.ExitStack() as stack:
         for lock in [*LOCKS.glob("train--*.lock"), *LOCKS.glob("attack--*.lock")]:
             stack.enter_context(locked(lock.stem, wait=False))
+        wanted = _listed(artifacts)
         entries = [path for store in stores for path in store.glob("*") if _DIGEST.match(path.name)]
         unwanted = [path for path in entries if path.name not in wanted]
         for path in unwanted:
-            shutil.rmtree(path)
+            with draft(path.parent / "unfinished") as folder:  # gone at once, or whole
+                path.rename(folder / path.name)
     return f"{len(unwanted)} of {len(entries)} entries removed, {len(entries) - len(unwanted)} kept"
+
+
+def _listed(artifacts: Path) -> set[str]:
+    """The entries that outs list; every board must have its lists, or work of it could go."""
+    outs = ("models", "guesses")
+    boards = {path.parent for out in outs for path in artifacts.glob(f"*/{out}")}
+    lists = [board / out / LIST for board in sorted(boards) for out in outs]
+    missing = [path for path in lists if not path.is_file()]
+    if missing or not lists:
+        what = missing[0] if missing else f"{artifacts}/"
+        raise ValueError(f"{what} lists no entries; run `dvc repro` or `dvc checkout` first")
+    wanted: set[str] = set()
+    for path in lists:
+        try:
+            wanted |= {*dict(json.loads(path.read_text("utf-8")))}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no list of entries: {error}") from None
+    return wanted
 
 
 def _canonical(value: Any) -> bytes:

@@ -122,7 +122,10 @@ def tracked(scenario: str, stage: str, params: Mapping[str, Any] | None = None) 
     finally:
         run.end = time.time()
         if not _is_off():
-            write_text(KEPT / f"{scenario}--{stage}.json", run.model_dump_json())
+            try:
+                write_text(KEPT / f"{scenario}--{stage}.json", run.model_dump_json())
+            except OSError as problem:  # tracking never fails the work
+                say(f"not tracked: {problem}")
 
 
 def deliver() -> None:

@@ -17,6 +17,7 @@ from benchmark.attacks.base import Attack, Guess
 from benchmark.config.registry import ATTACKS
 from benchmark.config.schema import Saturation, load_params
 from benchmark.data.preparation import read_private
+from benchmark.defenses.base import Defense
 from benchmark.federated.transcript import read
 from benchmark.pipeline import attack as campaign
 from benchmark.pipeline.attack import (
@@ -481,6 +482,16 @@ def test_plain_updates_are_of_one_structure_under_every_defense() -> None:
     assert of("pruning", "nonzero-entries") == of("dgp", "nonzero-entries") != of("pruning")
     assert of("pruning", "bpda-eot") != of("dgp", "bpda-eot")
     assert of("none") != of("precode")
+
+
+@pytest.mark.parametrize("defense", tiny.points(), ids=repr)
+def test_all_evidence_can_be_grouped(defense: Defense) -> None:
+    """Asking a prediction what it uses of its setting fails for none; equal victims go together."""
+    one, two = (victim.transcript for victim in tiny.observe(tiny.setting_of(defense), 2))
+    found = readable([one, two])
+    assert found
+    for evidences in found.values():
+        assert signature(evidences[0]) == signature(evidences[1])
 
 
 def test_an_attack_needs_no_truth(small: board.Board, tmp_path: Path) -> None:

@@ -293,7 +293,9 @@ def test_gc_keeps_what_an_out_lists_and_nothing_else(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="artifacts/ lists no entries"):
         gc()
     place([folders[0]], Path("artifacts/a/guesses"))
-    place([folders[3]], Path("artifacts/b/models"))
+    with pytest.raises(ValueError, match="artifacts/a/models/entries.json lists no entries"):
+        gc()  # the board is not whole yet: its runs could be wanted
+    place([folders[3]], Path("artifacts/a/models"))
     with locked("attack/a"), draft(cells.root / "unfinished"):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         busy = subprocess.run(
@@ -304,6 +306,6 @@ def test_gc_keeps_what_an_out_lists_and_nothing_else(tmp_path, monkeypatch):
     assert len(list(cells.root.iterdir())) == 3
     # an entry of either store is kept where any out lists it
     assert gc() == "0 of 4 entries removed, 4 kept"
-    place([folders[0]], Path("artifacts/b/models"))
+    place([folders[0]], Path("artifacts/a/models"))
     assert gc() == "2 of 4 entries removed, 2 kept"
     assert cells.get(digest(1)) and runs.get(digest(1))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmark.attacks.engine.base import Evaluation, Variables
 from benchmark.attacks.engine.memory import BUDGET, keep_freed
+from benchmark.attacks.engine.refill import PLACES
 from benchmark.attacks.engine.trace import TRACES
 from benchmark.attacks.parts.objectives import Objective, mismatch, prepare
 from benchmark.attacks.parts.priors import Prior
@@ -56,12 +57,13 @@ def rows_of(observed: int, images: int, pixels: int, trials: int, device: str = 
         device: ``cpu`` or ``cuda``, which is filled by stacks alone.
     """
     large = observed > _ENTRIES or observed * images > _ENTRIES_TIMES_IMAGES
-    if trials <= 1 or (device == "cpu" and large):
+    if device == "cpu" and large:
         return 1
     # Hidden activations are taken as 64 values per pixel.
     each = 4 * _COPIES * (observed + 64 * images * pixels)
     most = max(1, min(_MOST_ROWS[device], BUDGET[device] // each))
-    return min(1 << (trials - 1).bit_length(), 1 << (most.bit_length() - 1))
+    wanted = max(PLACES, 1 << (trials - 1).bit_length())  # fewer rows lie differently in memory
+    return min(wanted, 1 << (most.bit_length() - 1))
 
 
 @dataclass(frozen=True)
