@@ -11,6 +11,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from benchmark.attacks.base import get
+from benchmark.attacks.engine.batch import structure
+from benchmark.attacks.parts.objectives import Cosine
 from benchmark.defenses.base import Defense, build
 from benchmark.evidence.base import registered_evidence
 from benchmark.evidence.generic import client_update
@@ -46,6 +48,17 @@ def test_undefended_the_truth_explains_everything_after_training(setting: Settin
     """Also where gradients are small, which an epsilon in a cosine would drown."""
     for victim in tiny.observe(setting, 3, start_from=tiny.trained(setting)):
         assert max(losses(victim, read(victim, "oblivious"))) < 1e-6
+
+
+def test_a_search_finds_its_model_made_however_many_were_used_since() -> None:
+    """A prediction that is mapped over victims could not make it: that draws its first weights."""
+    (victim,) = tiny.observe(tiny.setting_of("none"))
+    for _ in range(2):
+        used = structure(read(victim, "oblivious"), Cosine(), (), joint_labels=False).setting
+        made = stateless_model.cache_info().misses
+        stateless_model(used)
+        assert stateless_model.cache_info().misses == made
+        stateless_model.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -131,12 +131,13 @@ def setting_used(evidence: Evidence) -> Any:
         wraps = type(setting.defense).wrap is not Defense.wrap
         bare = replace(setting, defense=ModelOnly(setting.defense if wraps else None))  # type: ignore[arg-type]
         try:
-            stateless_model(bare)  # kept; inside a prediction's own vmap it could not be made
+            stateless_model(bare)
             with torch.no_grad():
                 evidence.predict(bare, *_anything(evidence), evidence.data)
         except Asked:
             bare = setting
         _USED[key] = bare
+    stateless_model(_USED[key])  # kept from here on: inside a prediction's vmap none can be made
     return _USED[key]
 
 
