@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
 
+from benchmark.runtime.files import is_alive, swap
+
 HERE = Path(__file__).resolve().parent
 MARK = ".built-by-leakboard"
 """What a folder holds that a build may replace."""
@@ -41,7 +43,7 @@ def build(results: Path, site: Path, tables: Path) -> None:
         write_site(scenarios, fresh[0], fresh[1])
         for folder, target in zip(fresh, (tables, site), strict=True):
             (folder / MARK).write_text("Built by LeakBoard; replaced whole by the next build.\n")
-            _swap(folder, target)
+            swap(folder, target, target.parent / f".{target.name}.{os.getpid()}.old")
     finally:
         for folder in fresh:
             shutil.rmtree(folder, ignore_errors=True)
@@ -102,35 +104,11 @@ def _staging(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     for path in target.parent.glob(f".{target.name}.*"):
         owner = re.fullmatch(rf"\.{re.escape(target.name)}\.(\d+)\.(?:new|old)", path.name)
-        if owner and not _alive(int(owner.group(1))):
+        if owner and (int(owner[1]) == os.getpid() or not is_alive(int(owner[1]))):
             shutil.rmtree(path, ignore_errors=True)
     folder = target.parent / f".{target.name}.{os.getpid()}.new"
     folder.mkdir()
     return folder
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return process != os.getpid()
-
-
-def _swap(folder: Path, target: Path) -> None:
-    """Put ``folder`` in the place of ``target``; on an error the old one goes back."""
-    old = target.parent / f".{target.name}.{os.getpid()}.old"
-    if target.exists():
-        target.rename(old)
-    try:
-        folder.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":

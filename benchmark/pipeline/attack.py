@@ -65,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that is to be computed: its task, the reading, and what a survey said of it."""
+    """A cell that is to be computed: its task, and what a survey said of its evidence."""
 
     task: Task
     found: Mapping[str, Any] = field(hash=False)
@@ -235,6 +235,7 @@ def survey(tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
     transcripts = read(tasks[0].transcripts)
     there = readable(transcripts)
     digests = {name: _shown(evidences) for name, evidences in there.items()}
+    structure = cache(lambda name: signature(there[name][0]))  # the same for every attack
     surveys = []
     for task in tasks:
         cells, chosen, key = [], attack_of(task), survey_digest(task)
@@ -256,7 +257,7 @@ def survey(tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
                 found
                 | {
                     "digest": digest(key, digests[name]),
-                    "structure": signature(first) if chosen.pools else "",
+                    "structure": structure(name) if chosen.pools else "",
                     "victims": len(evidences[: task.first]),
                     "planned": chosen.planned(first),
                 }

@@ -90,20 +90,25 @@ def fresh_folder(path: Path | str) -> Iterator[Path]:
     try:
         with draft(home) as folder:
             yield folder
-            old = folder.with_name(f"{folder.name}.old")
-            try:
-                with contextlib.suppress(FileNotFoundError):
-                    path.rename(old)
-                folder.rename(path)
-            except BaseException:  # an interrupt too
-                if old.exists() and not path.exists():
-                    old.rename(path)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            swap(folder, path, folder.with_name(f"{folder.name}.old"))
     finally:
         if not near:
             with contextlib.suppress(OSError):
                 home.rmdir()
+
+
+def swap(folder: Path, path: Path, aside: Path) -> None:
+    """Put ``folder`` in the place of ``path``, whose content waits at ``aside`` and goes back on an
+    error or an interrupt; all three are on one disk."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(aside)
+        folder.rename(path)
+    except BaseException:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:

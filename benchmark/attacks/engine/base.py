@@ -6,6 +6,7 @@ memories, line searches and restarts are kept per row.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -80,7 +81,7 @@ class Best:
             self.variables[name] = torch.where(per_row(better, value), value, self.variables[name])
 
 
-class State:
+class State(ABC):
     """The rows of one search.
 
     failed   [rows] bool: rows that can only begin afresh elsewhere, if ``may_fail``
@@ -89,29 +90,29 @@ class State:
     may_fail = False
     failed: Tensor
 
+    @abstractmethod
     def enter(self, rows: Tensor, start: Variables) -> None:
         """Begin the rows (int64 [n]) at ``start`` [n, ...], whatever was there before."""
-        raise NotImplementedError
 
+    @abstractmethod
     def point(self) -> Variables:
         """Where every row is to be evaluated next."""
-        raise NotImplementedError
 
+    @abstractmethod
     def observe(self, at: Evaluation) -> None:
         """Move every row on by what was found at ``point()``."""
-        raise NotImplementedError
 
 
-class Optimiser:
+class Optimiser(ABC):
     """Minimises the losses of all rows at once."""
 
+    @abstractmethod
     def begin(self, start: Variables, limits: Limits) -> State:
         """The state of rows that begin at ``start``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_solved(self, best: Best) -> Tensor:
         """[rows] bool: whose loss is so small that nothing is left to do."""
-        raise NotImplementedError
 
 
 def per_row(mask: Tensor, like: Tensor) -> Tensor:
